@@ -1,0 +1,214 @@
+"""The verbs, for use from Python: pose a problem, unlearn, audit, report."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as packed
+from torch import nn
+
+from expunge import registry
+from expunge.audit import Audit, Case, Finding
+from expunge.bench.problem import Problem, Training, pose
+from expunge.bench.record import outcome, record
+from expunge.bench.store import guarded
+from expunge.core.cost import Meter
+from expunge.core.state import finite
+from expunge.data.forget import ById
+from expunge.data.objects import from_dataset
+from expunge.data.split import Forget, Holdout
+from expunge.lab import Lab
+from expunge.method import Method, Outcome
+from expunge.models.given import Given
+from expunge.report.page import write
+from expunge.subject import Subject, WhiteBox
+from expunge.types import Architecture, Json, Recipe, Sets, Source
+
+Named = str | Mapping[str, Json]
+
+
+def problem(
+    data: Named | Source | Sets | Any,
+    model: Named | Architecture | nn.Module,
+    forget: Named | Forget | Iterable[str | int],
+    *,
+    training: Training | None = None,
+    holdout: Holdout | None = None,
+    device: str = "cpu",
+) -> Problem:
+    """Pose a deletion problem.
+
+    Args:
+        data: The name of a data set, its settings with a `name`, a source, sets, or any
+            map-style data set of `(x, y)`.
+        model: An architecture's name, its settings with a `name`, or a network.
+        forget: Ids of the training records to forget, or the settings of a choice.
+        training: How the original was trained; retraining follows it.
+        holdout: How the held-out records are divided.
+        device: cpu, cuda or mps.
+
+    Raises:
+        ValueError: In one sentence, for what does not fit together.
+    """
+    source = _built(registry.data, data)
+    sets = source.load() if isinstance(source, Source) else source
+    if not isinstance(sets, Sets):
+        sets = from_dataset(*(sets if isinstance(sets, tuple) else (sets,)))
+    if isinstance(model, nn.Module):
+        model = Given(module=model)
+    if not isinstance(forget, str | Mapping | Forget):
+        forget = ById(ids=tuple(map(str, forget)))
+    return pose(
+        sets,
+        _built(registry.forget, forget),
+        _built(registry.models, model),
+        training or Training(),
+        holdout=holdout,
+        source=source if isinstance(source, Source) else None,
+        device=device,
+    )
+
+
+def unlearn(
+    model: nn.Module,
+    problem: Problem,
+    method: Named | Method = "finetune",
+    *,
+    seed: int = 0,
+    meter: Meter | None = None,
+) -> Outcome:
+    """Return an unlearned copy of `model`, and what it cost."""
+    chosen: Method = _built(registry.methods, method)
+    return chosen(model, problem.request, seed=seed, meter=meter)
+
+
+def audit(
+    problem: Problem,
+    original: nn.Module | Subject,
+    unlearned: nn.Module | Subject | Outcome,
+    retrained: int | Sequence[nn.Module | Subject] = 0,
+    *,
+    audits: Sequence[Named | Audit] | None = None,
+    seed: int = 0,
+) -> list[Finding]:
+    """Ask audits of an unlearned model, beside the original and retrained models.
+
+    Args:
+        problem: What was to be forgotten.
+        original: The model before, or anything that answers for it.
+        unlearned: The model after.
+        retrained: Models that never saw the forget set, or how many to train now.
+        audits: What to ask; left out, everything the subjects can answer.
+        seed: Of everything random in the audits.
+    """
+    lab = Lab(request=problem.request, seed=seed)
+    controls = lab.retrained(retrained) if isinstance(retrained, int) else retrained
+    case = Case(
+        original=_subject(original),
+        unlearned=_subject(unlearned),
+        retrained=tuple(map(_subject, controls)),
+        request=problem.request,
+        test=problem.test,
+        lab=lab,
+    )
+    if audits is not None:
+        asked: list[Audit] = [_built(registry.audits, one) for one in audits]
+    else:
+        asked = [one for one in map(_default, registry.audits.known()) if _able(one, case)]
+    return [one(case, seed=seed) for one in asked]
+
+
+def report(problem: Problem, findings: Mapping[str, Sequence[Finding]], path: str | Path) -> None:
+    """Write one HTML file of what was found, by the name of each method.
+
+    Runs of a spec keep records, with costs and several seeds; `expunge report` reads them.
+    """
+    records = [
+        record("report", problem, name, 0, outcome(found[0].case, found))
+        for name, found in findings.items()
+    ]
+    write(records, Path(path))
+
+
+def load(path: str | Path, recipe: Recipe, device: str | torch.device = "cpu") -> nn.Module:
+    """Load a checkpoint into the recipe's network.
+
+    Raises:
+        ValueError: When the file is not safetensors, holds NaN, or does not fit the model.
+    """
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no checkpoint at {path}") from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file ({error}); save the state dict with "
+            "safetensors.torch.save_file. Pickled checkpoints are never loaded"
+        ) from error
+    network = recipe.fresh()
+    _check_fit(path, state, network.state_dict())
+    network.load_state_dict(state)
+    if not finite(network):
+        raise ValueError(f"{path} holds NaN or infinite weights; this model is broken already")
+    return network.to(device).eval()
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write a model's state as safetensors, whole or not at all."""
+    path = Path(path)
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    draft = path.with_name(f".draft-{path.name}")
+    with guarded(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(packed(state))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _check_fit(path: str | Path, state: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    lacking = [k for k in wanted if k not in state]
+    beyond = [k for k in state if k not in wanted]
+    if lacking or beyond:
+        name = (lacking or beyond)[0]
+        near = difflib.get_close_matches(name, beyond if lacking else lacking, n=1)
+        hint = f" (the file has '{near[0]}')" if near and lacking else ""
+        raise ValueError(
+            f"{path} does not fit the model: {len(lacking)} entries are missing and "
+            f"{len(beyond)} are not the model's, such as '{name}'{hint}; check the model's "
+            "name and settings"
+        )
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            raise ValueError(
+                f"{path} does not fit the model: '{name}' has shape "
+                f"{tuple(state[name].shape)}, the model wants {tuple(tensor.shape)}; check the "
+                "model's settings, and that its head has as many outputs as the data classes"
+            )
+
+
+def _built(kind: registry.Kind, value: Any) -> Any:
+    if isinstance(value, str):
+        return kind.build({"name": value})
+    return kind.build(value) if isinstance(value, Mapping) else value
+
+
+def _subject(model: nn.Module | Subject | Outcome) -> Subject:
+    if isinstance(model, Outcome):
+        return WhiteBox(model.model, cost=model.cost)
+    return model if isinstance(model, Subject) else WhiteBox(model)
+
+
+def _default(name: str) -> Audit:
+    return registry.audits.build({"name": name})
+
+
+def _able(one: Audit, case: Case) -> bool:
+    """Return whether every subject gives what the audit takes, for the task at hand."""
+    least = min(s.access for s in (case.original, case.unlearned, *case.retrained))
+    return least >= one.card.access and case.request.task.card.name in one.card.tasks

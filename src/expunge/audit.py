@@ -1,0 +1,400 @@
+"""What every audit is: one question, asked of three kinds of model."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import mean
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from expunge import stats
+from expunge.config import plain
+from expunge.core import rng
+from expunge.core.rng import generator
+from expunge.data.split import matched
+from expunge.lab import Lab, Needs
+from expunge.stats import Interval, Summary
+from expunge.subject import Access, Refused, Subject
+from expunge.types import Card, Data, Json, Request, Settings
+
+Ideal = Literal["max", "min", "retrained"]
+Verdict = Literal[
+    "like retraining",
+    "unlike retraining",
+    "like never trained",
+    "leaks",
+    "overshoots",
+    "cannot tell",
+    "measured",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditCard(Card):
+    """What a question asks for.
+
+    Attributes:
+        access: The least a subject must give.
+        tasks: Names of the tasks it makes sense for.
+        ideal: Where its headline should be: high, low, or where retraining puts it.
+        decides: Whether its finding bears on whether the records are forgotten. A
+            distance between weights, say, does not: two retrained models are far apart.
+        unit: Of the headline.
+        peers: Whether a subject is compared with retrained models, so that one of them
+            can only be a control where there are others.
+    """
+
+    access: Access
+    tasks: tuple[str, ...]
+    ideal: Ideal = "retrained"
+    decides: bool = False
+    unit: str = ""
+    peers: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Case:
+    """Everything an audit may look at.
+
+    Attributes:
+        original: Positive control: it has forgotten nothing.
+        unlearned: The model in question.
+        retrained: Negative controls: they never saw the forget set.
+        request: What was to be forgotten.
+        test: Records that neither training nor any method has seen.
+        lab: Makes further models for the audits that need them.
+    """
+
+    original: Subject
+    unlearned: Subject
+    retrained: tuple[Subject, ...] = ()
+    request: Request
+    test: Data
+    lab: Lab | None = None
+
+    def without(self, index: int) -> "Case":
+        """Return the case with one retrained model held out."""
+        rest = self.retrained[:index] + self.retrained[index + 1 :]
+        case = replace(self, retrained=rest)
+        case.__dict__["nonmembers"] = self.nonmembers  # one draw, and one set of answers
+        return case
+
+    @cached_property
+    def nonmembers(self) -> Data:
+        """Test records with the forget set's mix of classes.
+
+        Without the same mix an attack may tell classes apart, not membership.
+        """
+        if self.request.task.card.name != "classification":
+            return self.test
+        return matched(self.test, self.request.forget, generator(0, "nonmembers"))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answer:
+    """What an audit learned of one model.
+
+    Attributes:
+        values: Named numbers; the first is the headline.
+        records: Scores the numbers summarise, one tensor per group of records; none
+            where the audit sees no records.
+        summary: Turns `records` into `values`, and resampled records into intervals.
+        null: Where the headline would be for records that were never trained on.
+        arrays: What else is worth keeping: confusion matrices, curves.
+        measured: Numbers that differ from run to run, such as seconds.
+    """
+
+    values: Mapping[str, float]
+    records: tuple[Tensor, ...] = ()
+    summary: Summary | None = None
+    null: Interval | None = None
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def over(
+        cls,
+        summary: Summary,
+        *records: Tensor,
+        null: Interval | None = None,
+        arrays: Mapping[str, Tensor] | None = None,
+    ) -> "Answer":
+        """Return the answer that summarises per-record scores."""
+        values = summary(*records)
+        return cls(values=values, records=records, summary=summary, null=null, arrays=arrays or {})
+
+    def plus(self, values: Mapping[str, float]) -> "Answer":
+        """Return the answer with further values, which have no interval."""
+        return replace(self, values={**self.values, **values})
+
+    @property
+    def headline(self) -> float:
+        return next(iter(self.values.values()))
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Every value's interval over records, where there are records."""
+        return stats.bootstrap(self.summary, self.records) if self.summary else {}
+
+    def record(self) -> dict[str, Json]:
+        """Return the answer as plain data."""
+        return {
+            "values": {k: _number(v) for k, v in self.values.items()},
+            "intervals": {
+                k: [i.low, i.high] for k, i in self.intervals.items() if i.value == i.value
+            },
+            "null": _interval(self.null),
+            "arrays": {k: _rounded(v) for k, v in self.arrays.items()},
+        }
+
+
+def _number(value: float) -> float | None:
+    """Return what JSON can hold: None for what is not a finite number."""
+    return value if math.isfinite(value) else None
+
+
+def _rounded(array: Tensor) -> Json:
+    """Return nested lists of at most five digits; None stands for NaN."""
+
+    def plain(value: Json) -> Json:
+        if isinstance(value, list):
+            return [plain(part) for part in value]
+        return _number(float(f"{value:.5g}")) if isinstance(value, float) else value
+
+    return plain(array.tolist())
+
+
+def _interval(interval: Interval | None) -> Json:
+    return interval and {k: v if v is None else _number(v) for k, v in interval._asdict().items()}
+
+
+def contrast(first: Answer, rest: tuple[Answer, ...]) -> Interval:
+    """Return the first headline minus the others' mean, resampling shared records."""
+    summary = first.summary
+    if summary is None:
+        return Interval(first.headline - mean(a.headline for a in rest))
+    answers = (first, *rest)
+    groups = [torch.stack(group) for group in zip(*(a.records for a in answers), strict=True)]
+
+    def difference(*groups: Tensor) -> dict[str, float]:
+        values = [next(iter(summary(*one).values())) for one in zip(*groups, strict=True)]
+        return {"difference": values[0] - mean(values[1:])}
+
+    return stats.bootstrap(difference, groups)["difference"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finding:
+    """An audit's answer for the unlearned model, between its two controls.
+
+    Attributes:
+        audit: The question, with its settings.
+        case: Of whom it was asked.
+        unlearned: The answer that is wanted.
+        original: Positive control: the model that has forgotten nothing.
+        retrained: Negative control: models that never saw the forget set, if any.
+    """
+
+    audit: "Audit"
+    case: Case
+    unlearned: Answer
+    original: Answer
+    retrained: tuple[Answer, ...] = ()
+
+    @cached_property
+    def moved(self) -> Interval:
+        """Distance from the original; 0 means that unlearning changed nothing."""
+        return contrast(self.unlearned, (self.original,))
+
+    @cached_property
+    def gap(self) -> Interval | None:
+        """Distance from the retrained models' mean; 0 is perfect."""
+        return contrast(self.unlearned, self.retrained) if self.retrained else None
+
+    @property
+    def floor(self) -> float | None:
+        """How far one more retrained model may lie from their mean, at 95 %."""
+        return stats.spread([a.headline for a in self.retrained])
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be concluded, in two words."""
+        if self.audit.card.ideal != "retrained":
+            return "measured"
+        if self.audit.card.peers and self.floor is None:
+            return "cannot tell"
+        if self.gap is not None and self.floor is not None:
+            return self._against_retraining(self.gap, self.floor)
+        null, value, original = self.unlearned.null, self.unlearned.headline, self.original
+        if self.gap is not None or null is None or original.null is None:
+            return "cannot tell"
+        if not original.null.excludes(original.headline):
+            return "cannot tell"
+        if not null.excludes(value):
+            return "like never trained"
+        same_side = (value - null.value) * (original.headline - original.null.value) > 0
+        return "leaks" if same_side else "overshoots"
+
+    def _against_retraining(self, gap: Interval, floor: float) -> Verdict:
+        reference = mean(a.headline for a in self.retrained)
+        power = self.original.headline - reference
+        if abs(power) <= floor:
+            return "cannot tell"
+        certain = gap.low is None or gap.excludes(0.0)
+        if abs(gap.value) <= floor or not certain:
+            return "like retraining"
+        if not self.audit.card.decides:
+            return "unlike retraining"
+        return "leaks" if gap.value * power > 0 else "overshoots"
+
+    def __str__(self) -> str:
+        """State the number, both controls, and what can and cannot be concluded."""
+        name = next(iter(self.unlearned.values))
+        controls = ", ".join(f"{a.headline:.3f}" for a in self.retrained) or "none"
+        return (
+            f"{self.audit.card.name}: {name} {self.unlearned.headline:.3f} (original "
+            f"{self.original.headline:.3f}, retrained {controls}). {self._conclusion()}"
+        )
+
+    def _conclusion(self) -> str:
+        ideal = self.audit.card.ideal
+        if ideal != "retrained":
+            return f"{'More' if ideal == 'max' else 'Less'} is better; it proves nothing."
+        if self.gap is None:
+            return self._without_control()
+        if self.floor is None:
+            return (
+                f"Distance to the one retrained model: {self.gap}. Whether it exceeds what "
+                "chance in training makes cannot be concluded: that takes several."
+            )
+        return {
+            "cannot tell": "Nothing can be concluded from this audit: it cannot tell even "
+            f"the original from retrained models, whose own spread is {self.floor:.3f}.",
+            "like retraining": f"Distance to retraining: {self.gap}, not beyond the "
+            f"retrained models' own spread, {self.floor:.3f}, or not surely. This audit finds "
+            "no sign of the records, and would have found them in the original. Others may.",
+            "unlike retraining": f"Distance to retraining: {self.gap}, beyond the retrained "
+            f"models' own spread, {self.floor:.3f}. By itself this does not show the records.",
+            "leaks": f"Distance to retraining: {self.gap}, beyond the retrained models' own "
+            f"spread, {self.floor:.3f}, and on the original's side: the records still show.",
+            "overshoots": f"Distance to retraining: {self.gap}, beyond the retrained models' "
+            f"own spread, {self.floor:.3f}, and away from the original: the result is not "
+            "that of deletion, and the records may show by being treated unusually.",
+        }[self.verdict]
+
+    def _without_control(self) -> str:
+        moved = (
+            f"Unlearning moved it by {self.moved}. Whether the result equals a model that "
+            "never saw the records cannot be concluded: there is no retrained model."
+        )
+        null = self.unlearned.null
+        if self.audit.card.peers:
+            return f"Without a control the distance is from the original's answers. {moved}" + (
+                f" On records never trained on the distance is {null}." if null else ""
+            )
+        if null is None:
+            return moved
+        return {
+            "cannot tell": "Nothing can be concluded: even the original lies where records "
+            f"never trained on would put it, {null}. ",
+            "like never trained": "It now lies where records never trained on would put it, "
+            f"{null}; in the original it did not. ",
+            "leaks": "It still lies, like the original, beyond where records never trained "
+            f"on would put it, {null}: the records show. ",
+            "overshoots": "It lies beyond where records never trained on would put it, "
+            f"{null}, on the far side from the original: the records stand out anew. ",
+        }[self.verdict] + moved
+
+    @property
+    def measured(self) -> dict[str, Json]:
+        """What differs from run to run, apart from what does not."""
+        return {
+            "unlearned": dict(self.unlearned.measured),
+            "original": dict(self.original.measured),
+            "retrained": [dict(a.measured) for a in self.retrained],
+        }
+
+    def record(self) -> dict[str, Json]:
+        """Return the finding as plain data, the same in every run of the same seeds."""
+        card = self.audit.card
+        settings = plain(self.audit)
+        return {
+            "audit": card.name,
+            "version": card.version,
+            "settings": {k: v for k, v in settings.items() if k not in ("name", "version")},
+            "question": self.audit.question,
+            "source": card.source,
+            "ideal": card.ideal,
+            "unit": card.unit,
+            "decides": card.decides,
+            "headline": next(iter(self.unlearned.values)),
+            "unlearned": self.unlearned.record(),
+            "original": self.original.record(),
+            "retrained": [a.record() for a in self.retrained],
+            "moved": _interval(self.moved),
+            "gap": _interval(self.gap),
+            "floor": self.floor,
+            "verdict": self.verdict,
+            "statement": str(self),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Settings, ABC):
+    """A question about one model."""
+
+    card: ClassVar[AuditCard]
+
+    @property
+    def needs(self) -> Needs:
+        """Further models the question takes; a planner counts them without running."""
+        return Needs()
+
+    @property
+    def question(self) -> str:
+        """The question in plain words: the first line of the class's docstring."""
+        return (type(self).__doc__ or "").strip().splitlines()[0]
+
+    @abstractmethod
+    def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
+        """Answer the question for `subject`, which may be any model of the case."""
+
+    @final
+    def __call__(self, case: Case, *, seed: int) -> Finding:
+        """Ask of the unlearned model and of both controls, all with the same draws."""
+        self.check(case)
+
+        def ask(subject: Subject, case: Case) -> Answer:
+            with rng.fenced(seed):
+                return self.ask(subject, case, seed)
+
+        alone = self.card.peers and len(case.retrained) == 1
+        controls = () if alone else case.retrained
+        return Finding(
+            audit=self,
+            case=case,
+            unlearned=ask(case.unlearned, case),
+            original=ask(case.original, case),
+            retrained=tuple(ask(model, case.without(i)) for i, model in enumerate(controls)),
+        )
+
+    def check(self, case: Case) -> None:
+        """Refuse, before any work, a case that cannot be answered."""
+        name, task = self.card.name, case.request.task.card.name
+        if task not in self.card.tasks:
+            raise Refused(f"{name} is not for {task}, but for {', '.join(self.card.tasks)}")
+        for subject in (case.unlearned, case.original, *case.retrained):
+            if subject.access < self.card.access:
+                raise Refused(
+                    f"{name} needs {self.card.access.name.lower()}, but a "
+                    f"{type(subject).__name__} gives {subject.access.name.lower()} only"
+                )
+        if self.needs.shadows and case.lab is None:
+            raise Refused(
+                f"{name} needs {self.needs.shadows} shadow models, which a lab trains; "
+                "give the case a lab"
+            )

@@ -1,0 +1,80 @@
+"""Accuracy on every set, whole and by class.
+
+Jia et al., "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 2023 (unlearning,
+remaining and testing accuracy), https://arxiv.org/abs/2304.04934; the ratio of forget to
+validation accuracy is Salgado Herrera et al., "Comparative Analysis of Machine Unlearning
+Approaches for Data Protection", CAID 2024.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from expunge.audit import Answer, Audit, AuditCard, Case
+from expunge.stats import Interval
+from expunge.subject import Access, Subject
+from expunge.types import Data
+
+SETS = ("forget", "retain", "val", "test")
+
+
+def summary(*right: Tensor) -> dict[str, float]:
+    """Return the accuracy of each set, in the order of `SETS`, and forget over val."""
+    values = {name: r.double().mean().item() for name, r in zip(SETS, right, strict=True)}
+    ratio = values["forget"] / values["val"] if values["val"] else float("nan")
+    return values | {"forget/val": ratio}
+
+
+def confusion(
+    said: Int[Tensor, " n"], y: Int[Tensor, " n"], classes: int
+) -> Int[Tensor, "classes classes"]:
+    """Return how many records of each class (row) were said to be of each (column)."""
+    return torch.bincount(y * classes + said, minlength=classes**2).reshape(classes, classes)
+
+
+def by_class(matrix: Int[Tensor, "classes classes"]) -> Tensor:
+    """Return each class's accuracy; NaN where it has no records."""
+    return matrix.diag().double() / matrix.sum(1).double()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Audit):
+    """How often is the model right, on the forget set and on every other?"""
+
+    card = AuditCard(
+        name="accuracy",
+        source="https://arxiv.org/abs/2304.04934",
+        access=Access.LABELS,
+        tasks=("classification", "next_token"),
+        decides=True,
+        unit="fraction of records",
+    )
+
+    def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
+        del seed
+        task, request = case.request.task, case.request
+        sets = (request.forget, request.retain, request.val, case.test)
+
+        def right(data: Data) -> Float[Tensor, " n"]:
+            said, y = subject.said(data, task)
+            return (said == y).double().reshape(len(y), -1).mean(1)
+
+        arrays: dict[str, Tensor] = {}
+        if task.card.name == "classification":
+            for name, data in zip(SETS, sets, strict=True):
+                matrix = confusion(*subject.said(data, task), task.outputs)
+                arrays[f"per_class_{name}"] = by_class(matrix)
+                if name in ("forget", "test"):
+                    arrays[f"confusion_{name}"] = matrix
+        null = _reach(right(request.forget), right(case.nonmembers))
+        return Answer.over(summary, *map(right, sets), null=null, arrays=arrays)
+
+
+def _reach(forget: Tensor, others: Tensor) -> Interval:
+    """Return where the mean of as many other records as there are forget ones may lie."""
+    deviation = float(others.std()) * math.sqrt(1 / len(forget) + 1 / len(others))
+    center = float(others.mean())
+    return Interval(center, center - 1.96 * deviation, center + 1.96 * deviation)

@@ -1,0 +1,147 @@
+"""A deletion problem: records, which of them go, and how the original was trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from expunge.config import key
+from expunge.core import descent
+from expunge.data.check import checked
+from expunge.data.split import Forget, Holdout, Parts, divide, request, unseen
+from expunge.subject import WhiteBox
+from expunge.tasks.categorical import Classification, NextToken
+from expunge.types import (
+    Architecture,
+    Augment,
+    Data,
+    Descent,
+    Recipe,
+    Request,
+    Sets,
+    Settings,
+    Source,
+    Task,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """How originals and their controls are trained.
+
+    Attributes:
+        descent: The optimiser.
+        augment: Changes of the images.
+        weights: Of the classes in the loss.
+    """
+
+    descent: Descent = Descent(lr=0.05, epochs=20, schedule="onecycle", weight_decay=5e-4)
+    augment: Augment = Augment()
+    weights: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """Everything an unlearning method and its audits start from.
+
+    Attributes:
+        source: Where the records come from; None for records handed over in Python.
+        forget: How the forget set was chosen.
+        sets: The records.
+        parts: Positions of each part.
+        recipe: How the original was trained.
+        request: What a method is shown.
+        test: What no method is shown.
+    """
+
+    source: Source | None
+    forget: Forget
+    sets: Sets = field(repr=False)
+    parts: Parts = field(repr=False)
+    recipe: Recipe
+    request: Request = field(repr=False)
+    test: Data = field(repr=False)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Content hashes of every part."""
+        names = ("retain", "forget", "val", "nonmembers")
+        found = {name: getattr(self.request, name).digest for name in names}
+        return found | {"train": self.sets.train.digest, "test": self.test.digest}
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the records' content, the split and the recipe."""
+        return key({"digests": self.digests, "recipe": self.recipe})
+
+    def train(self, seed: int = 0) -> torch.nn.Module:
+        """Train an original in memory, by the recipe, on retain and forget together."""
+        return descent.train(self.recipe, self.sets.train, seed)
+
+    def retrained(self, seed: int = 0) -> WhiteBox:
+        """Train a control in memory that never sees the forget set."""
+        return WhiteBox(descent.train(self.recipe, self.request.retain, seed))
+
+
+def pose(
+    sets: Sets,
+    forget: Forget,
+    model: Architecture,
+    training: Training,
+    *,
+    holdout: Holdout | None = None,
+    source: Source | None = None,
+    device: str = "cpu",
+) -> Problem:
+    """Check the records, divide them, and say how the original was trained.
+
+    Raises:
+        ValueError: In one sentence, for records or settings that make no sense together.
+    """
+    task = task_of(sets, training.weights)
+    checked(sets, task)
+    parts = divide(sets, forget, holdout or Holdout())
+    on_device(device)
+    sets = sets._replace(train=sets.train.to(device), test=sets.test.to(device))
+    recipe = Recipe(
+        model=model,
+        inputs=sets.train.shape,
+        task=task,
+        descent=training.descent,
+        augment=training.augment,
+    )
+    posed = request(sets, parts, recipe)
+    return Problem(
+        source=source,
+        forget=forget,
+        sets=sets,
+        parts=parts,
+        recipe=recipe,
+        request=posed,
+        test=unseen(sets, parts),
+    )
+
+
+def task_of(sets: Sets, weights: Sequence[float] | None = None) -> Task:
+    """Return the task that the records' answers call for."""
+    if sets.train.y.dim() > 1:
+        return NextToken(classes=1 + int(max(sets.train.y.max(), sets.test.y.max())))
+    classes = len(sets.classes) or 1 + int(sets.train.y.max())
+    return Classification(classes=classes, weights=tuple(weights) if weights else None)
+
+
+def on_device(name: str) -> torch.device:
+    """Return the device, or say why it cannot be used."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{name}'; known: cpu, cuda, cuda:0, mps") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device '{name}' was asked for, but this PyTorch ({torch.__version__}) sees no "
+            "GPU; install a CUDA build and a driver, or use --device cpu"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' was asked for, but it is not available; use --device cpu")
+    return device

@@ -1,0 +1,153 @@
+"""Expand a spec into stages, compute those that are missing, write the records."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from expunge.bench import stages
+from expunge.bench.problem import Problem, pose
+from expunge.bench.record import record
+from expunge.bench.spec import Spec
+from expunge.bench.stages import Bench, Stage
+from expunge.bench.store import Artifact, Store, write_text
+from expunge.core.cost import Meter
+from expunge.method import Method
+from expunge.types import Json, Sets, Source
+
+
+class Event(NamedTuple):
+    """What a listener is told.
+
+    Attributes:
+        kind: `start` before a stage is computed, `done` after; `cached` if it need not be.
+        stage: Which.
+        number: Its place in the run, from 1.
+        total: Stages in the run.
+        meter: Counts the samples while the stage runs.
+    """
+
+    kind: Literal["start", "done", "cached"]
+    stage: Stage
+    number: int
+    total: int
+    meter: Meter
+
+
+Listen = Callable[[Event], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One row of the grid: a method on a problem, with a seed."""
+
+    problem: Problem
+    method: Method
+    seed: int
+    stage: Stage = field(repr=False)
+
+
+def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
+    """Load the data and yield every problem of the grid."""
+    loaded: dict[Source, Sets] = {}
+    for source, model, forget in product(spec.data, spec.models, spec.forget):
+        if source not in loaded:
+            loaded[source] = source.load()
+        yield pose(
+            loaded[source],
+            forget,
+            model,
+            spec.training,
+            holdout=spec.holdout,
+            source=source,
+            device=device,
+        )
+
+
+def expand(spec: Spec, device: str = "cpu") -> list[Cell]:
+    """Return the grid's cells in the order of the spec."""
+    return [
+        Cell(
+            problem,
+            method,
+            seed,
+            stages.audited(problem, method, seed, spec.audits, spec.retrained),
+        )
+        for problem in problems(spec, device)
+        for method in spec.methods
+        for seed in spec.seeds
+    ]
+
+
+def order(cells: Sequence[Cell]) -> list[Stage]:
+    """Return every stage once, each after those it needs."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for needed in stage.needs:
+                visit(needed)
+            found[stage.key] = stage
+
+    for cell in cells:
+        visit(cell.stage)
+    return list(found.values())
+
+
+def run(
+    spec: Spec,
+    folder: Path,
+    store: Store,
+    *,
+    device: str = "cpu",
+    listen: Listen = lambda event: None,
+) -> list[Json]:
+    """Compute what is missing and write `records.jsonl` and the splits to `folder`.
+
+    It may be killed at any moment; the same call then goes on where it was.
+
+    Args:
+        spec: What to compute.
+        folder: Where records go; every record is written as soon as it is known.
+        store: What was computed before, by any run.
+        device: Where tensors live.
+        listen: Told of every stage.
+
+    Returns:
+        One record per cell, in the order of the spec.
+    """
+    store.sweep()
+    cells = expand(spec, device)
+    bench, todo = Bench(store), order(cells)
+    keep_splits(cells, folder)
+    places = {stage.key: number for number, stage in enumerate(todo, 1)}
+    records: list[Json] = []
+    for cell in cells:
+        for stage in order([cell]):
+            compute(bench, stage, places[stage.key], len(todo), listen)
+        found = bench.result(cell.stage).facts
+        records.append(
+            record(spec.name, cell.problem, cell.method, cell.seed, found, cell.stage.key)
+        )
+        write_text(folder / "records.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    return records
+
+
+def compute(bench: Bench, stage: Stage, number: int, total: int, listen: Listen) -> None:
+    """Compute one stage unless it is in the store, and tell the listener."""
+    meter = Meter()
+    known = bench.store.get(stage.kind, stage.key) is not None
+    if not known:
+        listen(Event("start", stage, number, total, meter))
+        bench.result(stage, meter)
+    listen(Event("cached" if known else "done", stage, number, total, meter))
+
+
+def keep_splits(cells: Sequence[Cell], folder: Path) -> None:
+    """Write each split as index tensors, named by its hash."""
+    splits = Store(folder)
+    for parts in {cell.problem.parts.digest: cell.problem.parts for cell in cells}.values():
+        if not splits.has("splits", parts.digest):
+            splits.put("splits", parts.digest, Artifact(parts.tensors(), {"digest": parts.digest}))

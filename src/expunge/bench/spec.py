@@ -1,0 +1,130 @@
+"""What a run computes: a strict TOML file that becomes dataclasses."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from expunge import registry
+from expunge.audit import Audit
+from expunge.bench.problem import Training
+from expunge.config import build, suggest
+from expunge.data.split import Forget, Holdout
+from expunge.method import Method
+from expunge.types import Architecture, Json, Settings, Source
+
+KINDS = {
+    "data": registry.data,
+    "models": registry.models,
+    "forget": registry.forget,
+    "methods": registry.methods,
+    "audits": registry.audits,
+}
+
+
+class SpecError(ValueError):
+    """A spec that cannot be run; the message names the file, the key and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Settings):
+    """A grid: every combination of data, model, forget set, method and seed.
+
+    Attributes:
+        name: Of the run, its folder and its report.
+        data: Where records come from.
+        models: Architectures of the original.
+        forget: What is to be forgotten.
+        methods: What is to be compared.
+        audits: What is asked of every unlearned model; left out, all of them.
+        training: How originals are trained.
+        holdout: What of the held-out records is for validation and for non-members.
+        seeds: Each trains an original of its own and unlearns from it.
+        retrained: Negative controls to train; 0 does without.
+    """
+
+    name: str
+    data: tuple[Source, ...]
+    models: tuple[Architecture, ...]
+    forget: tuple[Forget, ...]
+    methods: tuple[Method, ...]
+    audits: tuple[Audit, ...]
+    training: Training = Training()
+    holdout: Holdout = Holdout()
+    seeds: tuple[int, ...] = (0,)
+    retrained: int = 3
+
+    def __post_init__(self) -> None:
+        for name in (*KINDS, "seeds"):
+            if not getattr(self, name):
+                raise SpecError(f"expected at least one entry under '{name}', got none")
+        if self.retrained < 0:
+            raise SpecError(f"expected retrained >= 0, got {self.retrained}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise SpecError(f"expected different seeds, got {list(self.seeds)}")
+
+
+def read(path: Path) -> Spec:
+    """Read a spec from a file.
+
+    Raises:
+        SpecError: In one sentence, with the file's name.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SpecError(f"there is no spec at {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from error
+    try:
+        return parse({"name": path.stem} | table)
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from error
+
+
+def parse(table: Mapping[str, Json]) -> Spec:
+    """Build a spec from plain data.
+
+    Raises:
+        SpecError: Naming the first unknown key, name or ill-typed value.
+    """
+    known = [f.name for f in fields(Spec)]
+    for name in table:
+        if name not in known:
+            raise SpecError(suggest(name, known, "key"))
+    rest = dict(table)
+    lists = {name: _several(name, rest.pop(name, _absent(name))) for name in KINDS}
+    whole = {
+        name: build(cls, rest.pop(name, {}))
+        for name, cls in (("training", Training), ("holdout", Holdout))
+    }
+    _check_plain(rest)
+    return Spec(**lists, **whole, **{k: tuple(v) if k == "seeds" else v for k, v in rest.items()})
+
+
+def _absent(name: str) -> list[Json]:
+    if name == "audits":
+        return [{"name": found} for found in registry.audits.known()]
+    return []
+
+
+def _several(name: str, tables: Json) -> tuple[Json, ...]:
+    if not isinstance(tables, Sequence) or not all(isinstance(t, Mapping) for t in tables):
+        raise SpecError(f"expected '{name}' as a list of tables, [[{name}]], got {tables!r}")
+    built = []
+    for table in tables:
+        try:
+            built.append(KINDS[name].build(table))
+        except ValueError as error:
+            raise SpecError(f"[[{name}]] {error}") from error
+    return tuple(built)
+
+
+def _check_plain(rest: Mapping[str, Json]) -> None:
+    wanted = {"name": str, "retrained": int}
+    for name, kind in wanted.items():
+        if name in rest and (not isinstance(rest[name], kind) or isinstance(rest[name], bool)):
+            raise SpecError(f"{name}: expected {kind.__name__}, got {rest[name]!r}")
+    seeds = rest.get("seeds", [0])
+    if not isinstance(seeds, Sequence) or not all(type(s) is int for s in seeds):
+        raise SpecError(f"seeds: expected a list of integers, got {seeds!r}")

@@ -1,0 +1,78 @@
+"""Model state: modes, BatchNorm statistics, finiteness."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from expunge.types import Batch
+
+Norms = Literal["update", "freeze", "recalibrate"]
+"""What becomes of BatchNorm's running statistics: moved by every training batch, left
+alone, or left alone and then re-estimated once on the retained records."""
+
+
+def norms_of(model: nn.Module) -> list[_BatchNorm]:
+    """Return the model's BatchNorm layers, of any dimension."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm)]
+
+
+@contextmanager
+def mode(model: nn.Module, *, training: bool, norms: Norms = "freeze") -> Iterator[None]:
+    """Set the mode inside the block and restore every module's own afterwards.
+
+    Args:
+        model: Whose mode is set.
+        training: Whether dropout drops and BatchNorm may use the batch.
+        norms: Unless it is `update`, BatchNorm layers stay in eval mode.
+    """
+    was = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    if norms != "update":
+        for norm in norms_of(model):
+            norm.eval()
+    try:
+        yield
+    finally:
+        for module, training_was in was:
+            module.training = training_was
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Set every BatchNorm's statistics to their average over `batches`, in place.
+
+    Every batch counts alike: leave the last one out where it is much smaller.
+    """
+    norms = norms_of(model)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # None asks PyTorch for a cumulative average
+    try:
+        with mode(model, training=False):
+            for norm in norms:
+                norm.train()
+            for batch in batches:
+                model(batch.x)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def finite(model: nn.Module) -> bool:
+    """Return whether every floating-point entry of the state is finite."""
+    return all(
+        bool(t.isfinite().all())
+        for t in model.state_dict().values()
+        if isinstance(t, Tensor) and t.is_floating_point()
+    )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model is; the CPU for one without parameters."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device

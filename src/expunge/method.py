@@ -1,0 +1,193 @@
+"""What every unlearning method is, and what none is trusted to do for itself."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, NamedTuple, final
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from expunge.core import descent, rng, state
+from expunge.core.cost import Cost, Meter, metered
+from expunge.core.descent import Diverged as Diverged
+from expunge.types import Batch, Card, Data, Json, Recipe, Request, Settings, Trace
+
+Need = Literal["original", "retain", "forget", "val", "nonmembers", "trace"]
+
+
+class NotGranted(RuntimeError):
+    """A method read records that its card does not name."""
+
+
+class Preset(NamedTuple):
+    """Named settings and where they come from."""
+
+    settings: Mapping[str, Json]
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCard(Card):
+    """What the docs, the report and the tests need to know of a method.
+
+    Attributes:
+        needs: What it reads. A set it does not name raises when it is read, and is no
+            part of its cache key.
+        norms: What becomes of BatchNorm's running statistics, in words.
+        null: Settings under which it must return the model unchanged, if there are any.
+        toy: Settings fit for a problem of a few hundred samples.
+        quick: Whether it belongs in a demonstration of one minute.
+        presets: Other people's settings, as data; a spec names them.
+        tasks: Names of the tasks it makes sense for.
+    """
+
+    needs: tuple[Need, ...]
+    norms: str
+    null: Mapping[str, Json] | None
+    toy: Mapping[str, Json] = field(default_factory=dict)
+    quick: bool = True
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ("classification", "next_token", "denoising")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An unlearned model and what it cost."""
+
+    model: nn.Module
+    cost: Cost
+
+
+class Sizes(NamedTuple):
+    """How many records a request holds: enough to foresee what unlearning costs.
+
+    Attributes:
+        epochs: Of the original's training, not a number of records.
+    """
+
+    retain: int
+    forget: int
+    val: int
+    nonmembers: int
+    epochs: int
+
+    @classmethod
+    def of(cls, request: Request) -> "Sizes":
+        counts = (len(getattr(request, name)) for name in cls._fields[:-1])
+        return cls(*counts, request.recipe.descent.epochs)
+
+
+@dataclass(frozen=True, eq=False)
+class Withheld(Data):
+    """A set that a method has not asked for: its size is known, its records are not."""
+
+    data: Data
+    name: str
+    method: str
+
+    @property
+    def index(self) -> Int[Tensor, " n"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.data.index
+
+    def _refuse(self) -> "NotGranted":
+        return NotGranted(
+            f"{self.method} reads request.{self.name}, which its card does not name; add "
+            f"'{self.name}' to the card's `needs`"
+        )
+
+    @property
+    def y(self) -> Tensor:
+        raise self._refuse()
+
+    def read(self, rows: Int[Tensor, " k"]) -> Batch:
+        del rows
+        raise self._refuse()
+
+    def select(self, rows: Int[Tensor, " k"]) -> Data:
+        del rows
+        raise self._refuse()
+
+    def join(self, other: Data) -> Data:
+        del other
+        raise self._refuse()
+
+    def to(self, device: str) -> Data:
+        return Withheld(self.data.to(device), self.name, self.method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Settings, ABC):
+    """An unlearning method: hyper-parameters as fields, the algorithm in `unlearn`."""
+
+    card: ClassVar[MethodCard]
+
+    @abstractmethod
+    def unlearn(self, model: nn.Module, request: Request, seed: int) -> nn.Module:
+        """Return the unlearned model; `model` is this call's own copy."""
+
+    @abstractmethod
+    def work(self, sizes: Sizes) -> Cost:
+        """Return the samples that will go forward and backward; a plan is priced by it."""
+
+    def fresh(self, recipe: Recipe) -> nn.Module:
+        """Return an untrained network of the shape this method works on and returns."""
+        return recipe.fresh()
+
+    def train(self, recipe: Recipe, data: Data, seed: int) -> tuple[nn.Module, Trace]:
+        """Train the original that this method will be applied to."""
+        return descent.train(recipe, data, seed), {}
+
+    @final
+    def __call__(
+        self, model: nn.Module, request: Request, *, seed: int, meter: Meter | None = None
+    ) -> Outcome:
+        """Run `unlearn` on a copy, inside a random fence, and check what it gives.
+
+        Args:
+            model: The original; it is left untouched.
+            request: What is to be forgotten.
+            seed: Of everything random in the method.
+            meter: Read by another thread to show progress.
+
+        Raises:
+            Diverged: If the result is not finite.
+            ValueError: If model, task or records do not fit the method.
+        """
+        with rng.fenced(seed):
+            shape = self.fresh(request.recipe).state_dict().keys()
+        self._check_shape(model, shape, "was given")
+        if request.task.card.name not in self.card.tasks:
+            raise ValueError(
+                f"{self.card.name} is not for {request.task.card.name}; "
+                f"it is for {', '.join(self.card.tasks)}"
+            )
+        with rng.fenced(seed), metered(meter) as bill:
+            out = self.unlearn(copy.deepcopy(model), self.granted(request), seed)
+        self._check_shape(out, shape, "returned")
+        if not state.finite(out):
+            raise Diverged(
+                f"{self!r} returned weights that are not finite; lower its learning rate "
+                "or its number of epochs"
+            )
+        return Outcome(out.eval().requires_grad_(True), bill.cost)
+
+    def granted(self, request: Request) -> Request:
+        """Return the request without the records that the card does not name."""
+        names = ("retain", "forget", "val", "nonmembers")
+        withheld = {
+            name: Withheld(getattr(request, name), name, self.card.name)
+            for name in names
+            if name not in self.card.needs
+        }
+        return replace(request, **withheld)
+
+    def _check_shape(self, model: nn.Module, shape: object, verb: str) -> None:
+        keys = model.state_dict().keys()
+        if keys != shape:
+            raise ValueError(
+                f"{self.card.name} {verb} a network other than its `fresh` builds from "
+                f"the recipe, with {sorted(keys)[:3]}... A method that trains its own "
+                "way needs an original from its own `train`."
+            )

@@ -1,0 +1,142 @@
+"""Statistics of scores: plain functions of arrays, no models."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from scipy.stats import beta
+from scipy.stats import norm as gauss
+from scipy.stats import t as student
+from torch import Tensor
+
+Members = Float[Tensor, " m"]
+Scores = Float[Tensor, " n"]
+Summary = Callable[..., Mapping[str, float]]
+
+
+class Interval(NamedTuple):
+    """An estimate and, where it is known, where its truth may lie at 95 %."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def excludes(self, value: float) -> bool:
+        """Return whether an interval is known and `value` lies outside it."""
+        if self.low is None or self.high is None:
+            return False
+        return not self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def auc(members: Members, nonmembers: Scores) -> float:
+    """Return the probability that a member outscores a non-member; ties count half."""
+    ordered = nonmembers.sort().values
+    below = torch.searchsorted(ordered, members, right=False)
+    not_above = torch.searchsorted(ordered, members, right=True)
+    return ((below + not_above).double() / 2).mean().item() / len(ordered)
+
+
+def auc_by_chance(sizes: Sequence[tuple[int, int]]) -> Interval:
+    """Return where the mean AUC of a score that knows nothing lies, at 95 %.
+
+    The variance of Mann and Whitney's U, for independent groups without ties.
+
+    Args:
+        sizes: Members and non-members in each group whose AUCs are averaged.
+    """
+    variance = sum((m + n + 1) / (12 * m * n) for m, n in sizes) / len(sizes) ** 2
+    reach = float(gauss.ppf(0.975)) * math.sqrt(variance)
+    return Interval(0.5, max(0.0, 0.5 - reach), min(1.0, 0.5 + reach))
+
+
+def tpr_at(members: Members, nonmembers: Scores, fpr: float) -> float:
+    """Return the fraction of members found while at most `fpr` of the rest are."""
+    allowed = int(fpr * len(nonmembers))
+    threshold = nonmembers.sort(descending=True).values[allowed]
+    return (members > threshold).double().mean().item()
+
+
+def roc(members: Members, nonmembers: Scores, points: int = 200) -> tuple[Tensor, Tensor]:
+    """Return false and true positive rates, thinned to about `points`, ends included.
+
+    The points kept are even on a log scale of the false positive rate, where the
+    attacks that matter live.
+    """
+    thresholds = torch.cat([members, nonmembers]).unique().flip(0)
+
+    def rate(scores: Tensor) -> Tensor:
+        found = len(scores) - torch.searchsorted(scores.sort().values, thresholds, right=False)
+        return torch.cat([torch.zeros(1), found / len(scores)]).double()
+
+    fpr, tpr = rate(nonmembers), rate(members)
+    floor = 0.5 / len(nonmembers)
+    wanted = torch.logspace(math.log10(floor), 0, points, dtype=torch.double)
+    kept = torch.searchsorted(fpr, wanted, right=True).sub(1).clamp(min=0)
+    ends = torch.tensor([0, len(fpr) - 1])
+    rows = torch.cat([ends, kept]).unique()
+    return fpr[rows], tpr[rows]
+
+
+def average(values: Scores) -> dict[str, float]:
+    """Summarise one score per record."""
+    return {"mean": values.double().mean().item()}
+
+
+def proportion(successes: int, trials: int) -> Interval:
+    """Return a proportion with Clopper and Pearson's exact 95 % interval."""
+    low = float(beta.ppf(0.025, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(0.975, successes + 1, trials - successes)) if successes < trials else 1.0
+    return Interval(successes / trials, low, high)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return how far one more value may lie from the mean of these, at 95 %.
+
+    Student's prediction interval: few values make it wide, as they should. None for
+    fewer than two.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    deviation = float(torch.tensor(values, dtype=torch.double).std())
+    return float(student.ppf(0.975, n - 1)) * deviation * math.sqrt(1 + 1 / n)
+
+
+def bootstrap(
+    summary: Summary,
+    groups: Sequence[Tensor],
+    *,
+    draws: int = 300,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Return each value of `summary(*groups)` with its percentile interval over records.
+
+    Args:
+        summary: Takes one tensor per group, returns named values.
+        groups: Records lie along the last dimension and are drawn anew within each
+            group; leading dimensions share the draw, which pairs models.
+        draws: Resamples; the interval's ends rest on about `draws * (1 - level) / 2`.
+        level: Coverage, in (0, 1).
+    """
+    rng = torch.Generator().manual_seed(0)  # an estimate should not depend on a seed
+
+    def again(group: Tensor) -> Tensor:
+        n = group.shape[-1]
+        return group[..., torch.randint(n, (n,), generator=rng)]
+
+    values = summary(*groups)
+    resampled = [summary(*map(again, groups)) for _ in range(draws)]
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double)
+    intervals = {}
+    for name, value in values.items():
+        column = torch.tensor([r[name] for r in resampled], dtype=torch.double)
+        low, high = column.quantile(tails).tolist()
+        intervals[name] = Interval(value, low, high)
+    return intervals

@@ -1,0 +1,178 @@
+"""Whatever can be audited: a model, a served function, a table of predictions."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core.cost import Cost
+from expunge.core.rng import generator
+from expunge.core.state import mode
+from expunge.types import Data, Inputs, Task, fingerprints
+
+Score = Callable[[Tensor, Tensor], Tensor]
+Answers = tuple[Tensor, Tensor]
+
+KEPT = 2**26  # numbers kept per data set, 256 MiB; larger answers are computed anew
+
+
+class Access(IntEnum):
+    """What a subject gives; each level includes those below it."""
+
+    LABELS = 1
+    PROBABILITIES = 2
+    WEIGHTS = 3
+
+
+class Refused(ValueError):
+    """A question that this subject, or this case, cannot answer; raised before work."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subject(ABC):
+    """A model as its auditor may see it.
+
+    Attributes:
+        cost: What it took to make it, where that is known.
+    """
+
+    cost: Cost | None = None
+    _kept: WeakKeyDictionary[Data, Answers] = field(
+        default_factory=WeakKeyDictionary, repr=False, init=False
+    )
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """What it gives."""
+
+    @abstractmethod
+    def outputs(self, x: Inputs) -> Tensor:
+        """Return what the task's losses take: logits, or log-probabilities."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network itself."""
+        raise Refused(f"{type(self).__name__} has no weights; give the model itself")
+
+    def labels(self, x: Inputs) -> Tensor:
+        """Return the most likely class of each record."""
+        return self.outputs(x).argmax(-1)
+
+    def score(self, data: Data, task: Task, score: Score, seed: int, size: int = 500) -> Tensor:
+        """Return `score(outputs, y)` of every record, in order, on the CPU.
+
+        Args:
+            data: The records.
+            task: Poses them as questions.
+            score: Takes outputs and right answers, returns one row per record.
+            seed: Of the questions, where the task draws them at random.
+            size: Records per batch; memory only, not the result.
+        """
+        parts = [score(*answer) for answer in self._answers(data, task, seed, size)]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def said(self, data: Data, task: Task, size: int = 500) -> tuple[Tensor, Tensor]:
+        """Return the class said and the right one, of every record, on the CPU."""
+        if self.access > Access.LABELS:
+            return self.score(data, task, lambda out, _: out.argmax(-1), 0, size), data.y.cpu()
+        parts = [self.labels(batch.x).cpu() for batch in data.batches(size)]
+        return torch.cat(parts), data.y.cpu()
+
+    def _answers(self, data: Data, task: Task, seed: int, size: int) -> Iterator[Answers]:
+        """Yield outputs and right answers; several audits ask the same of a classifier."""
+        if data in self._kept:
+            yield self._kept[data]
+            return
+        drawn = type(task).pose is not Task.pose
+        keep = not drawn and 0 < len(data) * task.outputs * max(1, data.y[0:1].numel()) <= KEPT
+        parts: list[Answers] = []
+        draws = generator(seed, "pose")
+        for batch in data.batches(size):
+            posed = task.pose(batch, draws)
+            answer = self.outputs(posed.x).float().cpu(), posed.y.cpu()
+            if keep:
+                parts.append(answer)
+            else:
+                yield answer
+        if keep:
+            outputs, y = zip(*parts, strict=True)
+            self._kept[data] = torch.cat(outputs), torch.cat(y)
+            yield self._kept[data]
+
+
+@dataclass(frozen=True, eq=False)
+class WhiteBox(Subject):
+    """A network at hand; read in eval mode, left in the mode it was in."""
+
+    net: nn.Module
+
+    @property
+    def access(self) -> Access:
+        return Access.WEIGHTS
+
+    @property
+    def model(self) -> nn.Module:
+        return self.net
+
+    @torch.no_grad()
+    def outputs(self, x: Inputs) -> Tensor:
+        with mode(self.net, training=False):
+            return self.net(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Served(Subject):
+    """A function that answers with probabilities, or with labels alone."""
+
+    respond: Callable[[Inputs], Tensor]
+    gives: Access = Access.PROBABILITIES
+
+    @property
+    def access(self) -> Access:
+        return self.gives
+
+    def outputs(self, x: Inputs) -> Tensor:
+        if self.access < Access.PROBABILITIES:
+            raise Refused("this function answers with labels; probabilities are needed")
+        return self.respond(x).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    def labels(self, x: Inputs) -> Tensor:
+        answer = self.respond(x)
+        return answer if self.access is Access.LABELS else answer.argmax(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Subject):
+    """Saved predictions, found again by the content of the record.
+
+    Attributes:
+        rows: Log-probabilities by record fingerprint.
+    """
+
+    rows: Mapping[str, Tensor]
+
+    @property
+    def access(self) -> Access:
+        return Access.PROBABILITIES
+
+    @classmethod
+    def of(cls, data: Data, probabilities: Tensor) -> "Table":
+        """Tabulate the probabilities of `data`, record by record."""
+        names = [name for x, _, _ in data.batches(256) for name in fingerprints(x)]
+        tiny = torch.finfo(torch.float32).tiny
+        return cls(dict(zip(names, probabilities.clamp(min=tiny).log(), strict=True)))
+
+    def outputs(self, x: Inputs) -> Tensor:
+        names = fingerprints(x)
+        missing = sum(name not in self.rows for name in names)
+        if missing:
+            raise Refused(
+                f"the table lacks {missing} of {len(names)} records asked for; export "
+                "predictions for the forget set and for the non-members too"
+            )
+        return torch.stack([self.rows[name] for name in names])

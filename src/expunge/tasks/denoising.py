@@ -1,0 +1,49 @@
+"""Conditional denoising, the training task of diffusion models.
+
+Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020,
+https://arxiv.org/abs/2006.11239
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expunge.types import Batch, Card, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoising(Task):
+    """Name the noise that was mixed into a record of a known class.
+
+    The model sees `{"x": noisy, "time": in (0, 1), "condition": class}`. Wrong answers
+    are noise drawn anew, unrelated to what the model sees.
+    """
+
+    card = Card(name="denoising", source="https://arxiv.org/abs/2006.11239")
+
+    @property
+    def outputs(self) -> int:
+        return 0  # as wide as the record
+
+    def pose(self, batch: Batch, rng: torch.Generator) -> Batch:
+        clean = batch.x
+        if isinstance(clean, dict):
+            raise TypeError("denoising expects x as one tensor, got a dict of tensors")
+        time = torch.rand(len(clean), generator=rng).to(clean)
+        noise = torch.randn(clean.shape, generator=rng).to(clean)
+        angle = (time * math.pi / 2).reshape(-1, *[1] * (clean.dim() - 1))
+        noisy = angle.cos() * clean + angle.sin() * noise
+        seen = {"x": noisy, "time": time, "condition": batch.y}
+        return Batch(seen, noise, batch.index)
+
+    def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs - y).square().flatten(1).mean(1)
+
+    def divergence(self, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+        del temperature  # both outputs are means of Gaussians of one variance
+        return (teacher - student).square().flatten(1).mean(1)
+
+    def relabel(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.randn(y.shape, generator=rng).to(y)

@@ -1,0 +1,151 @@
+"""Laws every audit obeys; a new one is tested by existing."""
+
+import copy
+import dataclasses
+import inspect
+import json
+
+import pytest
+import torch
+
+from expunge import registry
+from expunge.audit import Case
+from expunge.core.cost import Cost
+from expunge.core.descent import train
+from expunge.lab import Lab
+from expunge.subject import Access, Refused, Served, Table, WhiteBox
+
+AUDITS = [registry.audits.build({"name": name}) for name in registry.audits.known()]
+each_audit = pytest.mark.parametrize("audit", AUDITS, ids=lambda a: a.card.name)
+
+
+@pytest.fixture(scope="module")
+def case(made) -> Case:
+    blobs = made["classification"]
+    lab = Lab(request=blobs.request, seed=5)
+    return Case(
+        original=WhiteBox(copy.deepcopy(blobs.original), cost=Cost(100, 100, 1.0)),
+        unlearned=WhiteBox(copy.deepcopy(blobs.original), cost=Cost(100, 100, 1.0)),
+        retrained=lab.retrained(3),
+        request=blobs.request,
+        test=blobs.test,
+        lab=lab,
+    )
+
+
+@each_audit
+def test_the_original_passed_off_as_unlearned_has_not_moved(audit, case):
+    finding = audit(case, seed=0)
+    assert finding.moved.value == 0
+    assert finding.verdict not in ("like retraining", "like never trained", "overshoots")
+
+
+@each_audit
+def test_a_retrained_model_passed_off_as_unlearned_is_like_retraining(audit, case):
+    stranger = train(case.request.recipe, case.request.retain, 99)
+    case = dataclasses.replace(case, unlearned=WhiteBox(stranger, cost=Cost(100, 100, 1.0)))
+    assert audit(case, seed=0).verdict in ("like retraining", "cannot tell", "measured")
+
+
+@each_audit
+def test_it_runs_without_retrained_models_and_says_what_cannot_be_concluded(audit, case):
+    finding = audit(dataclasses.replace(case, retrained=()), seed=0)
+    assert finding.gap is None
+    assert finding.verdict in ("leaks", "cannot tell", "measured")
+    assert "conclude" in str(finding) or "proves nothing" in str(finding)
+
+
+@each_audit
+def test_one_retrained_model_is_no_spread(audit, case):
+    finding = audit(dataclasses.replace(case, retrained=case.retrained[:1]), seed=0)
+    assert finding.floor is None
+    assert finding.verdict in ("cannot tell", "measured")
+
+
+@each_audit
+def test_subjects_are_untouched(audit, case):
+    before = copy.deepcopy(case.unlearned.model.state_dict())
+    state = torch.get_rng_state()
+    audit(case, seed=0)
+    assert torch.equal(state, torch.get_rng_state())
+    after = case.unlearned.model.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert all(p.grad is None for p in case.unlearned.model.parameters())
+
+
+@each_audit
+def test_same_seed_same_record_and_it_is_plain_json(audit, case):
+    first, second = (json.dumps(audit(case, seed=3).record()) for _ in range(2))
+    assert first == second
+    assert "NaN" not in first
+    assert "Infinity" not in first
+
+
+@each_audit
+def test_a_black_box_answers_alike_or_is_refused_before_work(audit, case):
+    def respond(x):
+        return case.original.outputs(x).softmax(-1)
+
+    everything = [case.request.forget, case.request.retain, case.request.val, case.test]
+    data = everything[0].join(everything[1]).join(everything[2]).join(everything[3])
+    rows = torch.cat([respond(x) for x, _, _ in data.batches(64)])
+    for box in (Served(respond), Table.of(data, rows)):
+        black = dataclasses.replace(case, unlearned=box)
+        if audit.card.access > Access.PROBABILITIES:
+            with pytest.raises(Refused, match="weights"):
+                audit(black, seed=0)
+        elif audit.card.name != "cost":  # what a black box cost is not known
+            here, there = audit(case, seed=0), audit(black, seed=0)
+            assert there.unlearned.headline == pytest.approx(here.unlearned.headline, abs=1e-4)
+
+
+@each_audit
+def test_a_label_only_box_is_asked_or_refused(audit, case):
+    box = Served(lambda x: case.original.labels(x), Access.LABELS)
+    black = dataclasses.replace(case, unlearned=box)
+    if audit.card.access > Access.LABELS:
+        with pytest.raises(Refused, match="labels only"):
+            audit(black, seed=0)
+    else:
+        audit(black, seed=0)
+
+
+@each_audit
+def test_values_do_not_depend_on_batch_size_or_order(audit, case, monkeypatch):
+    expected = audit(case, seed=0).unlearned.values
+
+    def small(data, size=500, rng=None, *, batches=type(case.test).batches):
+        return batches(data, 7, rng)
+
+    monkeypatch.setattr(type(case.test), "batches", small)
+    clear = {
+        name: WhiteBox(getattr(case, name).model, cost=getattr(case, name).cost)
+        for name in ("original", "unlearned")
+    }
+    controls = tuple(WhiteBox(r.model, cost=r.cost) for r in case.retrained)
+    got = audit(dataclasses.replace(case, retrained=controls, **clear), seed=0).unlearned.values
+    for name, value in expected.items():
+        assert got[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+@each_audit
+def test_the_card_is_complete_and_every_field_is_explained(audit):
+    assert audit.card.source.startswith("https://")
+    assert audit.question.endswith("?")
+    doc = inspect.getdoc(type(audit)) or ""
+    for field in dataclasses.fields(audit):
+        assert f"{field.name}:" in doc
+    module = inspect.getmodule(type(audit))
+    assert module is not None
+    assert audit.card.source in (module.__doc__ or "")
+
+
+@pytest.mark.slow
+def test_retrained_models_over_many_seeds_are_at_chance(case):
+    attack = registry.audits.build({"name": "loss_attack"})
+    aucs = []
+    for seed in range(20):
+        model = WhiteBox(train(case.request.recipe, case.request.retain, 1000 + seed))
+        answer = attack.ask(model, case, seed)
+        aucs.append(answer.headline)
+    assert abs(sum(aucs) / len(aucs) - 0.5) < 0.1
