@@ -217,8 +217,18 @@ class Finding:
 
     @property
     def floor(self) -> float | None:
-        """How far one more retrained model may lie from their mean, at 95 %."""
-        return stats.spread([a.headline for a in self.retrained])
+        """How far one more retrained model may lie from their mean, at 95 %.
+
+        Where retrained models are compared with each other, what each adds to a distance
+        is in part common to all: with an effect of each model's own, the spread of n
+        such answers is (n - 2) / (n - 1) of what it is for a stranger.
+        """
+        answers = [a.headline for a in self.retrained]
+        if not self.audit.card.peers:
+            return stats.spread(answers)
+        n = len(answers)
+        spread = stats.spread(answers)
+        return None if spread is None or n < 3 else spread * (n - 1) / (n - 2)
 
     @property
     def verdict(self) -> Verdict:
@@ -267,9 +277,10 @@ class Finding:
         if self.gap is None:
             return self._without_control()
         if self.floor is None:
+            count = len(self.retrained)
             return (
-                f"Distance to the one retrained model: {self.gap}. Whether it exceeds what "
-                "chance in training makes cannot be concluded: that takes several."
+                f"Distance to {count} retrained model{'s' * (count > 1)}: {self.gap}. Whether it "
+                "exceeds what chance in training makes cannot be concluded: that takes more."
             )
         return {
             "cannot tell": "Nothing can be concluded from this audit: it cannot tell even "

@@ -137,11 +137,14 @@ def test_listed_answers_spare_the_reading(images: TensorData) -> None:
     assert records.reads == 3
 
 
+@pytest.mark.parametrize(
+    "listed", [[0] * 50, ["name"] * 50, [[1], [1, 2]] * 25, torch.zeros(50, dtype=torch.int32)]
+)
 def test_listed_answers_that_differ_from_the_records_are_not_believed(
-    images: TensorData,
+    images: TensorData, listed: Any
 ) -> None:
     records = Records(images.x, images.y)
-    records.targets = [0] * 50
+    records.targets = listed
     assert torch.equal(StreamData(records).y, images.y)
 
 

@@ -167,7 +167,8 @@ def finding(audit: str, rng: np.random.Generator, like: Any, retrained: int, n: 
     return {
         "audit": audit, "version": 1, "settings": {"folds": 5} if audit == "loss_attack" else {},
         "question": QUESTIONS.get(audit, "How strange is it?"), "source": "https://example.org/paper",
-        "ideal": "min" if audit == "cost" else "retrained", "unit": "", "headline": headline,
+        "ideal": "min" if audit == "cost" else "retrained", "unit": "",
+        "decides": audit not in ("weight_distance", "cost"), "headline": headline,
         "unlearned": unlearned, "original": original, "retrained": controls,
         "moved": interval(value(unlearned) - value(original)),
         "gap": None if gap is None else interval(gap),

@@ -26,6 +26,6 @@ def demo() -> Spec:
             "forget": [{"name": "random", "count": 100}],
             "methods": [{"name": name} | SETTINGS.get(name, {}) for name in quick],
             "seeds": [0, 1, 2],
-            "retrained": 3,
+            "retrained": 4,
         }
     )

@@ -120,13 +120,17 @@ def run(
     """
     store.sweep()
     cells = expand(spec, device)
-    bench, todo = Bench(store), order(cells)
+    bench, total = Bench(store), len(order(cells))
     keep_splits(cells, folder)
-    places = {stage.key: number for number, stage in enumerate(todo, 1)}
+    done: set[str] = set()
     records: list[Json] = []
-    for cell in cells:
+    for cell, before in zip(cells, [None, *cells], strict=False):
+        if before is None or before.problem is not cell.problem:
+            bench.clear()
         for stage in order([cell]):
-            compute(bench, stage, places[stage.key], len(todo), listen)
+            if stage.key not in done:
+                done.add(stage.key)
+                compute(bench, stage, len(done), total, listen)
         found = bench.result(cell.stage).facts
         records.append(
             record(spec.name, cell.problem, cell.method, cell.seed, found, cell.stage.key)

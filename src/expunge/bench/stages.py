@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expunge.audit import Audit, Case
 from expunge.bench.problem import Problem
-from expunge.bench.record import clock, counts, failure, outcome
+from expunge.bench.record import SCHEMA, clock, counts, failure, outcome
 from expunge.bench.store import Artifact, Store
 from expunge.config import key, plain
 from expunge.core.cost import Cost, Meter, metered
@@ -79,7 +79,7 @@ class Bench:
             )
         return self._subjects[stage.key]
 
-    def forget_models(self) -> None:
+    def clear(self) -> None:
         """Drop what is in memory; the store keeps it."""
         self._subjects.clear()
 
@@ -186,6 +186,7 @@ def audited(
     others = tuple(c for c in controls(problem, retrained) if c.key != subject.key)
     about = {
         "stage": "audit",
+        "schema": SCHEMA,
         "problem": problem.key,
         "subject": subject.key,
         "original": before.key,

@@ -153,7 +153,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _write(folder: Path, artifact: Artifact) -> None:
-    contents = {"facts.json": json.dumps(artifact.facts, sort_keys=True).encode()}
+    contents = {"facts.json": json.dumps(artifact.facts).encode()}
     if artifact.tensors:
         whole = {k: v.detach().cpu().contiguous() for k, v in artifact.tensors.items()}
         contents["tensors.safetensors"] = save(whole)

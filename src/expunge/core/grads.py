@@ -82,7 +82,7 @@ def mean_gradient(model: nn.Module, task: Task, batches: Iterable[Batch]) -> Gra
     return _mean(total, weight)
 
 
-def _mean(total: Gradients, count: float) -> Gradients:
+def _mean(total: Gradients, count: int | float) -> Gradients:
     if not count:
         raise ValueError("expected records to average gradients over, got none; check the split")
     return {name: part / count for name, part in total.items()}
@@ -130,10 +130,11 @@ def _by_layer(model: nn.Module, leaves: Gradients, task: Task, batch: Batch) -> 
         return None
     if any(count > (name.rpartition(".")[0] in once) for name, count in uses.items()):
         return None
-    backs = torch.autograd.grad(losses.sum(), edges, materialize_grads=True)
+    backs = torch.autograd.grad(losses.sum(), edges, allow_unused=True)
     return {
         f"{name}.{kind}".lstrip("."): part
         for (name, call), back in zip(once.items(), backs, strict=True)
+        if back is not None
         for kind, part in squares(layers[name], call.seen, back).items()
     }
 
@@ -185,5 +186,5 @@ def _by_record(model: nn.Module, leaves: Gradients, task: Task, batch: Batch) ->
     for rows in torch.arange(len(batch.y), device=batch.y.device).split(size):
         x = each(batch.x, lambda part, rows=rows: part[rows])
         for name, part in per_record(plain, x, batch.y[rows]).items():
-            total[name] += part.square_().sum(0)
+            total[name] += part.square().sum(0)  # not in place: two may be one tensor
     return total

@@ -72,11 +72,16 @@ def offered(records: Any) -> Tensor | None:
     found = getattr(records, "targets", getattr(records, "labels", None))
     if found is None or len(found) != len(records) or len(records) == 0:
         return None
-    answers = torch.as_tensor(np.asarray(found))
-    if answers.dtype == torch.float64:
-        answers = answers.float()
+    try:
+        listed = np.asarray(found)
+    except ValueError:  # rows of different lengths
+        return None
+    if listed.dtype.kind not in "biuf":
+        return None
+    answers = stored(listed)
     for row in {0, len(records) // 2, len(records) - 1}:
-        if not torch.equal(answers[row], stored(records[row][1])):
+        here = stored(records[row][1])
+        if here.dtype != answers.dtype or not torch.equal(answers[row], here):
             return None
     return answers
 
@@ -99,8 +104,11 @@ class Answers:
         known = offered(records)
         if known is not None:
             return known
-        # One record at a time: x is dropped before the next is read.
-        return torch.stack([stored(records[row][1]) for row in range(len(records))])
+        # x is dropped before the next is read; y is gathered into few tensors, not n of them.
+        chunks = torch.arange(len(records)).split(1024)
+        return torch.cat(
+            [torch.stack([stored(records[row][1]) for row in chunk.tolist()]) for chunk in chunks]
+        )
 
 
 def parts_of(records: Any) -> list[Any]:

@@ -25,10 +25,10 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Level, std: Level) -> None:
         super().__init__()
+        if min(std if isinstance(std, tuple) else (std,)) <= 0:
+            raise ValueError(f"expected std > 0, got {std}; a constant channel needs std=1")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1))
-        if not bool((self.std > 0).all()):
-            raise ValueError(f"expected std > 0, got {std}; a constant channel needs std=1")
 
     def forward(self, x: Tensor) -> Tensor:
         across = (-1, *[1] * (x.dim() - 2))

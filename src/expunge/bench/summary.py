@@ -1,0 +1,222 @@
+"""Records to rows: what each method did, over seeds, beside both controls."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, median_low
+from typing import Any
+
+from expunge.bench.estimate import Estimate, bootstrapped, mean_answer, number, student
+from expunge.bench.groups import Group, Record, frozen, gathered, group, labels
+from expunge.bench.rows import Cell, Column, Row, kind
+
+Finding = Mapping[str, Any]
+
+# The most worrying first: over several seeds, a method is what it is at its worst.
+SEVERITY = ("leaks", "over-unlearned", "diverged", "failed", "cannot tell", "forgotten")
+
+# What the table shows of an audit, and in which unit; of one not here, its headline.
+SHOWN: dict[str, dict[str, tuple[str, str]]] = {
+    "accuracy": {
+        "forget": ("Forget accuracy", "%"),
+        "retain": ("Retain accuracy", "%"),
+        "test": ("Test accuracy", "%"),
+    },
+    "loss_attack": {"auc": ("Attack AUC", ""), "tpr_at_1%_fpr": ("Attack TPR at 1 % FPR", "%")},
+    "output_divergence": {"js_forget": ("Forget divergence", "nats")},
+    "weight_distance": {"l2": ("Weights moved", "L2")},
+    "cost": {"of_retraining": ("Work", "% of retraining")},
+}
+FRACTIONS = {
+    ("accuracy", "forget"),
+    ("accuracy", "retain"),
+    ("accuracy", "test"),
+    ("loss_attack", "tpr_at_1%_fpr"),
+}
+
+
+def findings(record: Record) -> dict[str, Finding]:
+    """Return a record's findings by label: the audit's name, told apart by settings."""
+    audits = [{"name": f["audit"], "settings": f["settings"]} for f in record["findings"]]
+    return dict(zip(labels(audits), record["findings"], strict=True))
+
+
+def columns(records: Sequence[Record]) -> list[Column]:
+    """Return the numbers worth a column: those of `SHOWN`, and others' headlines."""
+    out: dict[tuple[str, str], Column] = {}
+    for record in records:
+        for label, finding in findings(record).items():
+            audit, headline = finding["audit"], finding["headline"]
+            other = {headline: (f"{label}: {headline}".replace("_", " "), finding.get("unit", ""))}
+            for value, (title, unit) in SHOWN.get(audit, other).items():
+                if value in finding["unlearned"]["values"] and (label, value) not in out:
+                    out[label, value] = Column(
+                        label,
+                        value,
+                        title + (label.removeprefix(audit) if audit in SHOWN else ""),
+                        unit,
+                        headline=value == headline,
+                        decides=finding.get("decides", True),
+                    )
+    return list(out.values())
+
+
+def summarise(records: Sequence[Record]) -> list[Row]:
+    """Return a row per method and control of each group of comparable records.
+
+    Raises:
+        ValueError: If there are no records.
+    """
+    if not records:
+        raise ValueError("expected at least one record, got none; run something first")
+    return [row for each in group(records) for row in _rows(each)]
+
+
+def _rows(of: Group) -> list[Row]:
+    shown = columns(of.records)
+    seeds = [r for r in of.records if r["findings"]]
+    rows = [_original(of, seeds, shown), _retrained(of, seeds, shown)] if seeds else []
+    methods = gathered(of.records, lambda r: frozen(r["method"]["name"], r["method"]["settings"]))
+    names = labels([records[0]["method"] for records in methods.values()])
+    for label, records in zip(names, methods.values(), strict=True):
+        rows.append(_method(of, label, records, shown))
+    return [row for row in rows if row is not None]
+
+
+def _method(of: Group, label: str, records: Sequence[Record], shown: Sequence[Column]) -> Row:
+    pairs = {c: [f for r in records if (f := findings(r).get(c.audit))] for c in shown}
+    cells = {c: cell for c, found in pairs.items() if (cell := _cell(c, found))}
+    worst = Counter(kind(r) for r in records)
+    peaks = [p for r in records if (p := r["measured"].get("peak_bytes")) is not None]
+    passes = [r["cost"]["forward"] + 2 * r["cost"]["backward"] for r in records if r["cost"]]
+    return Row(
+        kind="method",
+        label=label,
+        group=of,
+        records=records,
+        columns=shown,
+        cells=cells,
+        seconds=_mean([r["measured"].get("seconds") for r in records]),
+        peak_bytes=max(peaks, default=None),
+        passes=_mean(passes),
+        verdicts={k: worst[k] for k in sorted(worst, key=_severity)},
+    )
+
+
+def _severity(verdict: str) -> int:
+    return SEVERITY.index(verdict) if verdict in SEVERITY else 0
+
+
+def _cell(column: Column, found: Sequence[Finding]) -> Cell | None:
+    estimate = mean_answer([f["unlearned"] for f in found], column.value, "seeds")
+    if estimate is None:
+        return None
+    gaps = _gaps(found, "unlearned", column)
+    floors = [f["floor"] for f in found if column.headline and f["floor"] is not None]
+    return Cell(
+        estimate=_possible(estimate, column),
+        gap=_gap(gaps, found, column),
+        floor=fmean(floors) if floors else None,
+    )
+
+
+def _possible(estimate: Estimate, column: Column) -> Estimate:
+    """Cut a fraction's interval to [0, 1], beyond which Student's t may reach."""
+    if (column.audit, column.value) not in FRACTIONS or estimate.low is None:
+        return estimate
+    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high or 0.0))
+
+
+def _gaps(found: Sequence[Finding], side: str, column: Column) -> list[float]:
+    """Return a model's distances to the retrained models' mean, one per finding."""
+    if not column.decides:
+        return []
+    pairs = [(_value(f[side], column), reference(f, column)) for f in found]
+    return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+
+
+def _gap(gaps: Sequence[float], found: Sequence[Finding], column: Column) -> Estimate | None:
+    if not gaps:
+        return None
+    over = student(gaps, "seeds")
+    own = found[0]["gap"]
+    if over.low is None and column.headline and own is not None:
+        return bootstrapped(over.value, (own["low"], own["high"]), len(gaps))
+    return over
+
+
+def _value(answer: Mapping[str, Any], column: Column) -> float | None:
+    return number(answer["values"].get(column.value))
+
+
+def reference(finding: Finding, column: Column) -> float | None:
+    """Return the retrained models' mean value; None where there are none."""
+    values = [v for a in finding["retrained"] if (v := _value(a, column)) is not None]
+    return fmean(values) if values else None
+
+
+def _mean(values: Sequence[float | None]) -> Estimate | None:
+    known = [v for v in values if v is not None]
+    return student(known, "seeds") if known else None
+
+
+def _by_seed(records: Sequence[Record], column: Column) -> list[list[Finding]]:
+    told = [(r["seed"], f) for r in records if (f := findings(r).get(column.audit))]
+    return [[f for _, f in pairs] for pairs in gathered(told, lambda pair: pair[0]).values()]
+
+
+def _original(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> Row:
+    cells = {}
+    for column in shown:
+        # Every method of a seed started from one original, but for those that train their
+        # own way; the median is the one that most shared.
+        found = [middle for f in _by_seed(records, column) if (middle := _middle(f, column))]
+        answers = [f["original"] for f in found]
+        estimate = mean_answer(answers, column.value, "seeds")
+        if estimate is None:
+            continue
+        gaps = _gaps(found, "original", column)
+        cells[column] = Cell(
+            estimate=_possible(estimate, column),
+            gap=student(gaps, "seeds") if gaps else None,
+        )
+    seconds = {r["seed"]: r["measured"].get("training_seconds") for r in records}
+    return Row(
+        kind="original",
+        label="original",
+        group=of,
+        records=records,
+        columns=shown,
+        cells=cells,
+        seconds=_mean(list(seconds.values())),
+    )
+
+
+def _middle(found: Sequence[Finding], column: Column) -> Finding | None:
+    told = {v: f for f in found if (v := _value(f["original"], column)) is not None}
+    return told[median_low(told)] if told else None
+
+
+def _retrained(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> Row | None:
+    cells = {}
+    for column in shown:
+        found = [f[0]["retrained"] for f in _by_seed(records, column)]
+        means = [mean_answer(answers, column.value, "models") for answers in found]
+        known = [m for m in means if m is not None]
+        if not known:
+            continue
+        over = student([m.value for m in known], "seeds")
+        estimate = known[0] if over.low is None else over
+        cells[column] = Cell(estimate=_possible(estimate, column))
+    seconds = [s for r in records for s in r["measured"].get("retraining_seconds") or []]
+    if not cells:
+        return None
+    return Row(
+        kind="retrained",
+        label="retrained",
+        group=of,
+        records=records,
+        columns=shown,
+        cells=cells,
+        seconds=_mean(sorted({s for s in seconds if s is not None})),
+    )

@@ -1,0 +1,134 @@
+"""Rows to tables: for the terminal and for the docs."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from expunge.bench.estimate import Estimate
+from expunge.bench.read import read as read
+from expunge.bench.rows import Cell, Column, Row
+from expunge.bench.summary import summarise as summarise
+
+NONE = "—"
+MARKS = {
+    "forgotten": ("✓", "green"),
+    "leaks": ("✗", "red"),
+    "over-unlearned": ("!", "yellow"),
+    "cannot tell": ("?", "blue"),
+    "diverged": ("✖", "magenta"),
+    "failed": ("✖", "magenta"),
+}
+CAPTION = (
+    "Mean [95 % interval]: Student's t over seeds where two or more differ; in a single run "
+    "° over its records (bootstrap), * over the retrained models. Δ: minus the mean of "
+    "retraining; ≈ in its place: no larger than chance between retrained models makes it."
+)
+
+BRIEF = (
+    "Means over seeds. Δ: minus the mean of retraining; ≈ in its place: no larger than "
+    "chance between retrained models makes it. Intervals and the rest are in the report."
+)
+
+
+def text(rows: Sequence[Row]) -> Table:
+    """Return the rows as a table for the terminal: the numbers that decide, and the price."""
+    table = Table(box=SIMPLE_HEAD, caption=BRIEF, caption_justify="left", padding=(0, 1, 1, 0))
+    every = dict.fromkeys(column for row in rows for column in row.columns)
+    columns = [column for column in every if column.brief]
+    table.add_column("model", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for column in columns:
+        table.add_column(escape(column.heading), justify="right")
+    table.add_column("time", justify="right")
+    titles = len({row.group.title for row in rows}) > 1
+    for title, part in groupby(rows, key=lambda row: row.group.title):
+        if titles:
+            table.add_section()
+            table.add_row(f"[bold]{escape(title)}[/bold]")
+        for row in part:
+            cells = [escape(short(row.cells.get(c), c)) for c in columns]
+            seconds = NONE if row.seconds is None else duration(row.seconds.value)
+            table.add_row(escape(row.label), _badge(row), *cells, seconds)
+    return table
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the rows as Markdown, a table for each group."""
+    parts = []
+    for title, part in groupby(rows, key=lambda row: row.group.title):
+        group = list(part)
+        columns = group[0].columns
+        head = ["model", "verdict", *(c.heading for c in columns), "time"]
+        lines = [_line(head), _line(["---", "---"] + ["---:"] * (len(columns) + 1))]
+        for row in group:
+            cells = [said(row.cells.get(c), c) for c in columns]
+            seconds = NONE if row.seconds is None else duration(row.seconds.value)
+            lines.append(_line([row.label, counted(row), *cells, seconds]))
+        parts.append(f"**{_plain(title)}**\n\n" + "\n".join(lines))
+    return "\n\n".join([*parts, CAPTION]) + "\n"
+
+
+def said(cell: Cell | None, column: Column) -> str:
+    """Return a cell in words: the value, its interval, and its gap to retraining."""
+    if cell is None:
+        return NONE
+    value = column.show(cell.estimate.value) + interval(cell.estimate, column)
+    return " ".join([value, *gap(cell, column)])
+
+
+def short(cell: Cell | None, column: Column) -> str:
+    """Return a cell in two short lines: the value, and its gap to retraining."""
+    if cell is None:
+        return NONE
+    return "\n".join([column.show(cell.estimate.value), *gap(cell, column)])
+
+
+def gap(cell: Cell, column: Column) -> list[str]:
+    """Return the gap in words, if there is one."""
+    if cell.gap is None:
+        return []
+    return [f"{'≈' if cell.within else 'Δ'} {column.show(cell.gap.value, signed=True)}"]
+
+
+def interval(estimate: Estimate, column: Column) -> str:
+    """Return ` [low, high]`, marked by what varied; empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    mark = {"records": "°", "models": "*"}.get(estimate.basis, "")
+    return f" [{column.show(estimate.low)}, {column.show(estimate.high)}]{mark}"
+
+
+def counted(row: Row) -> str:
+    """Return the row's verdict and how many of its seeds came to it."""
+    if not row.verdicts:
+        return "control"
+    return ", ".join(f"{kind} {n}/{row.seeds}" for kind, n in row.verdicts.items())
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = seconds / 60
+    return f"{minutes:.3g} min" if minutes < 100 else f"{minutes / 60:.3g} h"
+
+
+def _badge(row: Row) -> str:
+    if not row.verdicts:
+        return "[dim]control[/dim]"
+    mark, colour = MARKS.get(row.verdict, ("?", "white"))
+    return f"[{colour}]{mark} {escape(counted(row))}[/{colour}]"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown takes literally: names may come from anyone's data."""
+    for mark in "\\`*_|<[":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("\n", " ")
