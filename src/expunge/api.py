@@ -24,7 +24,6 @@ from expunge.data.split import Forget, Holdout
 from expunge.lab import Lab
 from expunge.method import Method, Outcome
 from expunge.models.given import Given
-from expunge.report.page import write
 from expunge.subject import Subject, WhiteBox
 from expunge.types import Architecture, Json, Recipe, Sets, Source
 
@@ -127,6 +126,8 @@ def report(problem: Problem, findings: Mapping[str, Sequence[Finding]], path: st
 
     Runs of a spec keep records, with costs and several seeds; `expunge report` reads them.
     """
+    from expunge.report.page import write  # charts are slow to import
+
     records = [
         record("report", problem, name, 0, outcome(found[0].case, found))
         for name, found in findings.items()

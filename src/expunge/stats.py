@@ -73,7 +73,7 @@ def roc(members: Members, nonmembers: Scores, points: int = 200) -> tuple[Tensor
 
     def rate(scores: Tensor) -> Tensor:
         found = len(scores) - torch.searchsorted(scores.sort().values, thresholds, right=False)
-        return torch.cat([torch.zeros(1), found / len(scores)]).double()
+        return torch.cat([torch.zeros(1, dtype=torch.double), found.double() / len(scores)])
 
     fpr, tpr = rate(nonmembers), rate(members)
     floor = 0.5 / len(nonmembers)

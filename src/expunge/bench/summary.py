@@ -47,7 +47,7 @@ def columns(records: Sequence[Record]) -> list[Column]:
     for record in records:
         for label, finding in findings(record).items():
             audit, headline = finding["audit"], finding["headline"]
-            other = {headline: (f"{label}: {headline}".replace("_", " "), finding.get("unit", ""))}
+            other = {headline: (f"{label}: {headline}".replace("_", " "), "")}
             for value, (title, unit) in SHOWN.get(audit, other).items():
                 if value in finding["unlearned"]["values"] and (label, value) not in out:
                     out[label, value] = Column(
