@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format lint types layers spelling bench lock clean
+.PHONY: help demo test slow check format lint types layers spelling bench docs lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ bench: $(READY) ## measure the claims about speed, as ratios in one run
 	$(BIN)/python -m benchmarks
 
 
+
+docs: $(READY) ## write docs/cards.md from the code
+	$(BIN)/python docs/make_cards.py
 
 lock: $(READY) ## write the versions now installed as constraints
 	( sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.new

@@ -100,9 +100,9 @@ def pose(
         ValueError: In one sentence, for records or settings that make no sense together.
     """
     task = task_of(sets, training.weights)
+    on_device(device)
     checked(sets, task)
     parts = divide(sets, forget, holdout or Holdout())
-    on_device(device)
     sets = sets._replace(train=sets.train.to(device), test=sets.test.to(device))
     recipe = Recipe(
         model=model,

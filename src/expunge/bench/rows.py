@@ -64,11 +64,14 @@ class Cell:
         estimate: The value itself.
         gap: The value minus the retrained models' mean; None where there are none.
         floor: Gaps up to this are no more than retraining anew makes by chance.
+        unseen: Where records that were never trained on would put the value; it stands in
+            for the gap where there are no retrained models.
     """
 
     estimate: Estimate
     gap: Estimate | None = None
     floor: float | None = None
+    unseen: Estimate | None = None
 
     @property
     def within(self) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from expunge.bench import stages
-from expunge.bench.problem import Problem, pose
+from expunge.bench.check import check
+from expunge.bench.problem import Problem, on_device, pose
 from expunge.bench.record import record
 from expunge.bench.spec import Spec
 from expunge.bench.stages import Bench, Stage
@@ -50,12 +51,17 @@ class Cell:
 
 
 def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
-    """Load the data and yield every problem of the grid."""
+    """Load the data and yield every problem of the grid, looked over.
+
+    Raises:
+        ValueError: In one sentence, for what does not fit together.
+    """
+    on_device(device)
     loaded: dict[Source, Sets] = {}
     for source, model, forget in product(spec.data, spec.models, spec.forget):
         if source not in loaded:
             loaded[source] = source.load()
-        yield pose(
+        problem = pose(
             loaded[source],
             forget,
             model,
@@ -64,6 +70,8 @@ def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
             source=source,
             device=device,
         )
+        check(problem, spec.methods, spec.audits)
+        yield problem
 
 
 def expand(spec: Spec, device: str = "cpu") -> list[Cell]:
@@ -118,8 +126,19 @@ def run(
     Returns:
         One record per cell, in the order of the spec.
     """
+    return walk(spec.name, expand(spec, device), folder, store, listen=listen)
+
+
+def walk(
+    name: str,
+    cells: Sequence[Cell],
+    folder: Path,
+    store: Store,
+    *,
+    listen: Listen = lambda event: None,
+) -> list[Json]:
+    """Do what `run` does, for cells at hand."""
     store.sweep()
-    cells = expand(spec, device)
     bench, total = Bench(store), len(order(cells))
     keep_splits(cells, folder)
     done: set[str] = set()
@@ -133,7 +152,7 @@ def run(
                 compute(bench, stage, len(done), total, listen)
         found = bench.result(cell.stage).facts
         records.append(
-            record(spec.name, cell.problem, cell.method, cell.seed, found, cell.stage.key)
+            record(name, cell.problem, cell.method, cell.seed, found, cell.stage.key)
         )
         write_text(folder / "records.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     return records

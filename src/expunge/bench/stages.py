@@ -74,7 +74,7 @@ class Bench:
         if stage.key not in self._subjects:
             artifact = self.result(stage)
             self._subjects[stage.key] = WhiteBox(
-                _restore(artifact, fresh(problem.recipe), problem),
+                _restore(artifact, fresh(problem.recipe), problem.sets.train),
                 cost=Cost(**artifact.facts["cost"], **artifact.facts["measured"]),
             )
         return self._subjects[stage.key]
@@ -86,9 +86,7 @@ class Bench:
     def trained(self, recipe: Recipe, data: Data, seed: int) -> nn.Module:
         """Train through the store: what a lab calls for shadow models."""
         stage = training("shadow model", recipe, data, seed)
-        network = recipe.fresh()
-        network.load_state_dict(_part(self.result(stage), "model/"))
-        return network.to(data.y.device).eval()
+        return _restore(self.result(stage), recipe.fresh(), data)
 
 
 def training(what: str, recipe: Recipe, data: Data, seed: int, by: Method | None = None) -> Stage:
@@ -100,11 +98,14 @@ def training(what: str, recipe: Recipe, data: Data, seed: int, by: Method | None
 
     def make(bench: Bench, meter: Meter) -> Artifact:
         del bench
-        with metered(meter) as bill:
-            if by is None:
-                model, trace = train(recipe, data, seed), {}
-            else:
-                model, trace = by.train(recipe, data, seed)
+        try:
+            with metered(meter) as bill:
+                if by is None:
+                    model, trace = train(recipe, data, seed), {}
+                else:
+                    model, trace = by.train(recipe, data, seed)
+        except Diverged as error:
+            return _diverged(f"{what}: {error}")
         return _pack(model, bill.cost, trace)
 
     return Stage(
@@ -144,11 +145,11 @@ def unlearned(problem: Problem, method: Method, seed: int) -> Stage:
 
     def make(bench: Bench, meter: Meter) -> Artifact:
         network, request = problem.recipe.fresh(), problem.request
-        if "original" in needs:
-            artifact = bench.result(before)
-            network = _restore(artifact, method.fresh(problem.recipe), problem)
-            request = replace(request, trace=_part(artifact, "trace/"))
         try:
+            if "original" in needs:
+                artifact = bench.result(before)
+                network = _restore(artifact, method.fresh(problem.recipe), problem.sets.train)
+                request = replace(request, trace=_part(artifact, "trace/"))
             outcome = method(
                 network.to(problem.sets.train.y.device),
                 request,
@@ -156,7 +157,7 @@ def unlearned(problem: Problem, method: Method, seed: int) -> Stage:
                 meter=meter,
             )
         except Diverged as error:
-            return Artifact({}, {"diverged": str(error)})
+            return _diverged(str(error))
         return _pack(outcome.model, outcome.cost, {})
 
     return Stage(
@@ -209,9 +210,10 @@ def audited(
                 test=problem.test,
                 lab=Lab(request=problem.request, seed=seed, train=bench.trained),
             )
+            _check_answers(case, method)
+            findings = [audit(case, seed=derive(seed, "audit")) for audit in audits]
         except Diverged as error:
             return Artifact({}, failure("diverged", error))
-        findings = [audit(case, seed=derive(seed, "audit")) for audit in audits]
         return Artifact({}, outcome(case, findings))
 
     return Stage(
@@ -225,17 +227,39 @@ def audited(
     )
 
 
+def _check_answers(case: Case, method: Method) -> None:
+    """Raise `Diverged` for a model with finite weights whose losses are not.
+
+    The audits ask the same of it, and a classifier's answers are kept.
+    """
+    request, task = case.request, case.request.task
+    for data in (request.retain, request.forget, request.val, case.test):
+        losses = case.unlearned.score(data, task, task.losses, 0)
+        if not losses.isfinite().all():
+            raise Diverged(
+                f"{method.card.name} returned a model whose loss is not finite on "
+                f"{int((~losses.isfinite()).sum())} of {len(data)} records; lower its learning "
+                "rate or its number of epochs"
+            )
+
+
 def _pack(model: nn.Module, cost: Cost, trace: Trace) -> Artifact:
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"trace/{k}": v for k, v in trace.items()}
     return Artifact(tensors, {"cost": counts(cost), "measured": clock(cost)})
 
 
-def _restore(artifact: Artifact, network: nn.Module, problem: Problem) -> nn.Module:
+def _diverged(why: str) -> Artifact:
+    """Return what is kept of a model that could not be made."""
+    return Artifact({}, {"diverged": why})
+
+
+def _restore(artifact: Artifact, network: nn.Module, data: Data) -> nn.Module:
+    """Return the model, where the records are; raise `Diverged` where there is none."""
     if "diverged" in artifact.facts:
         raise Diverged(artifact.facts["diverged"])
     network.load_state_dict(_part(artifact, "model/"))
-    return network.to(problem.sets.train.y.device).eval()
+    return network.to(data.y.device).eval()
 
 
 def _part(artifact: Artifact, prefix: str) -> dict[str, Tensor]:

@@ -12,7 +12,9 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from expunge.types import Json
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+ABANDONED = 24 * 3600  # seconds after which a draft belongs to no living process
 
 
 class Artifact(NamedTuple):
@@ -64,8 +67,9 @@ class Store:
         try:
             return _read(folder)
         except Damaged as error:
-            aside = self._set_aside(folder)
-            log.warning("%s; it was moved to %s and will be computed again", error, aside)
+            with suppress(FileNotFoundError):  # set aside by another process meanwhile
+                aside = self._set_aside(folder)
+                log.warning("%s; it was moved to %s and will be computed again", error, aside)
             return None
 
     def put(self, kind: str, key: str, artifact: Artifact) -> None:
@@ -80,17 +84,21 @@ class Store:
             draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
             try:
                 _write(draft, artifact)
-                if not folder.exists():
-                    draft.rename(folder)
-                    _flush(folder.parent)
+                _settle(draft, folder)
             finally:
                 if draft.exists():
                     shutil.rmtree(draft)
 
     def sweep(self) -> None:
-        """Remove drafts that a killed process left behind."""
+        """Remove drafts that killed processes left behind.
+
+        A draft is written in seconds. Younger ones may be those of a process that is
+        computing now, here or on another machine that shares the folder.
+        """
         for draft in self.root.glob("*/.draft-*"):
-            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(FileNotFoundError):  # swept by another process meanwhile
+                if time.time() - draft.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(draft, ignore_errors=True)
 
     def size(self) -> int:
         """Return the bytes held."""
@@ -101,6 +109,18 @@ class Store:
         aside.mkdir(parents=True, exist_ok=True)
         target = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-{folder.name}-", dir=aside))
         return folder.rename(target / folder.name)
+
+
+REMEDY = {
+    errno.EACCES: "choose another folder or change its permissions",
+    errno.EPERM: "choose another folder or change its permissions",
+    errno.EROFS: "choose a folder that is not mounted read-only",
+    errno.ENOTDIR: "choose a folder; part of this path is a file",
+    errno.EEXIST: "choose a folder; this is a file",
+    errno.ENOENT: "choose another folder; none can be made there",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another folder",
+}
 
 
 class guarded:
@@ -116,18 +136,18 @@ class guarded:
         """Give the error its remedy."""
         if not isinstance(error, OSError):
             return
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing(self.folder)).free
             raise OSError(
                 errno.ENOSPC,
                 f"the disk of {self.folder} is full ({free:,} bytes free); free some space or "
                 "choose another folder. What was finished is kept: run the command again",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in REMEDY:
             raise OSError(
                 error.errno,
-                f"cannot write to {self.folder} ({os.strerror(error.errno).lower()}); choose "
-                "another folder or change its permissions",
+                f"cannot write to {self.folder} ({os.strerror(error.errno).lower()}); "
+                f"{REMEDY[error.errno]}",
             ) from error
 
 
@@ -146,6 +166,27 @@ def write_text(path: Path, text: str) -> None:
         except BaseException:
             Path(draft).unlink(missing_ok=True)
             raise
+
+
+def probe(folder: Path) -> None:
+    """Refuse a folder that could not be written, and leave nothing behind.
+
+    Raises:
+        OSError: With the remedy.
+    """
+    with guarded(folder), tempfile.TemporaryFile(dir=_existing(folder)):
+        pass
+
+
+def _settle(draft: Path, folder: Path) -> None:
+    """Give a draft its name, unless a twin took it first."""
+    try:
+        draft.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        _flush(folder.parent)
 
 
 def _existing(folder: Path) -> Path:
@@ -175,9 +216,11 @@ def _read(folder: Path) -> Artifact:
             raise Damaged(f"{folder / name} is missing") from error
 
     try:
-        sums: dict[str, str] = json.loads(content(MANIFEST))
+        sums = json.loads(content(MANIFEST))
     except ValueError as error:
         raise Damaged(f"{folder / MANIFEST} is not JSON") from error
+    if not isinstance(sums, dict) or "facts.json" not in sums:
+        raise Damaged(f"{folder / MANIFEST} is not a list of checksums")
     contents = {name: content(name) for name in sums}
     for name, expected in sums.items():
         if hashlib.sha256(contents[name]).hexdigest() != expected:

@@ -117,7 +117,15 @@ def _cell(column: Column, found: Sequence[Finding]) -> Cell | None:
         estimate=_possible(estimate, column),
         gap=_gap(gaps, found, column),
         floor=fmean(floors) if floors else None,
+        unseen=None if gaps else _unseen(found, "unlearned", column),
     )
+
+
+def _unseen(found: Sequence[Finding], side: str, column: Column) -> Estimate | None:
+    """Return what records never trained on would give: the first run's, as an example."""
+    null = found[0][side].get("null") if column.headline and column.decides else None
+    value = number(null["value"]) if null else None
+    return None if value is None else bootstrapped(value, (null["low"], null["high"]))
 
 
 def _possible(estimate: Estimate, column: Column) -> Estimate:
@@ -179,6 +187,7 @@ def _original(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> 
         cells[column] = Cell(
             estimate=_possible(estimate, column),
             gap=student(gaps, "seeds") if gaps else None,
+            unseen=None if gaps else _unseen(found, "original", column),
         )
     seconds = {r["seed"]: r["measured"].get("training_seconds") for r in records}
     return Row(

@@ -24,9 +24,9 @@ MARKS = {
 CAPTION = (
     "Mean [95 % interval]: Student's t over seeds where two or more differ; in a single run "
     "° over its records (bootstrap), * over the retrained models. Δ: minus the mean of "
-    "retraining; ≈ in its place: no larger than chance between retrained models makes it."
+    "retraining; ≈ in its place: no larger than chance between retrained models makes it. "
+    "∅: where records never trained on would put the value, if nothing was retrained."
 )
-
 BRIEF = (
     "Means over seeds. Δ: minus the mean of retraining; ≈ in its place: no larger than "
     "chance between retrained models makes it. Intervals and the rest are in the report."
@@ -87,18 +87,18 @@ def short(cell: Cell | None, column: Column) -> str:
 
 
 def gap(cell: Cell, column: Column) -> list[str]:
-    """Return the gap in words, if there is one."""
+    """Return the gap in words, or what unseen records would give, where there is either."""
     if cell.gap is None:
-        return []
+        return [f"∅{interval(cell.unseen, column, mark=False)}"] if cell.unseen else []
     return [f"{'≈' if cell.within else 'Δ'} {column.show(cell.gap.value, signed=True)}"]
 
 
-def interval(estimate: Estimate, column: Column) -> str:
+def interval(estimate: Estimate, column: Column, *, mark: bool = True) -> str:
     """Return ` [low, high]`, marked by what varied; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
-    mark = {"records": "°", "models": "*"}.get(estimate.basis, "")
-    return f" [{column.show(estimate.low)}, {column.show(estimate.high)}]{mark}"
+    sign = {"records": "°", "models": "*"}.get(estimate.basis, "") if mark else ""
+    return f" [{column.show(estimate.low)}, {column.show(estimate.high)}]{sign}"
 
 
 def counted(row: Row) -> str:

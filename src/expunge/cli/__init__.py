@@ -1,55 +1,125 @@
-"""The command line: parse, call, print. Nothing heavy is imported before it is needed."""
+"""The command line: parse, check, work, print. Nothing heavy is imported before it is needed."""
 
+import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
 
 import tyro
 
 from expunge.cli.audit import Audit
 from expunge.cli.demo import Demo
+from expunge.cli.flags import Command, Work
 from expunge.cli.listing import List
 from expunge.cli.report import Report
 from expunge.cli.run import Run
 from expunge.cli.unlearn import Unlearn, with_methods
 
-Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Unlearn, tyro.conf.subcommand("unlearn")]
-    | Annotated[Audit, tyro.conf.subcommand("audit")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-)
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+    "run": Run,
+    "unlearn": Unlearn,
+    "audit": Audit,
+    "report": Report,
+    "list": List,
+}
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
 
+DIVERGED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+PIPE_CLOSED = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 2 bad input, 3 a gate that failed."""
+    """Run a command and return its exit code.
+
+    0: done. 1: a method diverged. 2: bad input, and nothing was written; or a disk that
+    failed later. 3: a gate that failed.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _parse(arguments)()
-    except (ValueError, OSError) as error:
-        # What a user can mend is told in a sentence; anything else is our fault, and
-        # keeps its traceback.
-        print(f"expunge: {_sentence(error)}", file=sys.stderr)  # noqa: T201
-        return BAD_INPUT
+        work = _prepared(arguments)
+        return work if isinstance(work, int) else _done(work)
+    except BrokenPipeError:  # as in `expunge list methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except KeyboardInterrupt:
-        print("expunge: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        _say("stopped; `run`, `demo` and `audit --retrain` go on from here")
         return INTERRUPTED
 
 
-def _parse(arguments: list[str]) -> Demo | Run | Unlearn | Audit | Report | List:
-    description = "Remove training records from a model, attack the result, say what still leaks."
-    if arguments[:1] == ["unlearn"]:
-        return tyro.cli(with_methods(), prog="expunge unlearn", args=arguments[1:])
-    return tyro.cli(Command, prog="expunge", description=description, args=arguments)  # pyright: ignore[reportCallIssue, reportArgumentType] a union of annotated types
+def _prepared(arguments: list[str]) -> Work | int:
+    try:
+        return parse(arguments).prepare()
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        return _say(_sentence(error), BAD_INPUT)
+
+
+def _done(work: Callable[[], int]) -> int:
+    # Whoever prepared work has imported these already.
+    from expunge.core.descent import Diverged
+    from expunge.subject import Refused
+
+    try:
+        code = work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (Refused, OSError) as error:
+        return _say(_sentence(error), BAD_INPUT)
+    except Diverged as error:
+        return _say(_sentence(error), DIVERGED)
+    return code
+
+
+def parse(arguments: list[str]) -> Command:
+    """Return the command with its flags.
+
+    Raises:
+        ValueError: When there is no such command, or no such method.
+        SystemExit: After help, or after the parser told what is wrong with a flag.
+    """
+    name, *rest = arguments or ["--help"]
+    if name in COMMANDS:
+        cls = with_methods(rest) if name == "unlearn" else COMMANDS[name]
+        return tyro.cli(cls, prog=f"expunge {name}", args=rest, config=MARKERS)
+    if not name.startswith("-"):
+        from expunge.config import suggest
+
+        raise ValueError(suggest(name, COMMANDS, "command"))
+    return tyro.cli(_overview(), prog="expunge", description=PURPOSE, args=arguments)
+
+
+PURPOSE = "Remove training records from a model, attack the result, say what still leaks."
+
+
+def _overview() -> Any:
+    """Return the union of all commands, each told in one line."""
+    return reduce(
+        or_,
+        (
+            Annotated[cls, tyro.conf.subcommand(name, description=first_line(cls))]
+            for name, cls in COMMANDS.items()
+        ),
+    )
+
+
+def first_line(cls: type) -> str:
+    """Return the first line of a class's docstring."""
+    return (cls.__doc__ or "").strip().splitlines()[0]
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}"
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)
+
+
+def _say(message: str, code: int = 0) -> int:
+    print(f"expunge: {message}", file=sys.stderr)  # noqa: T201
+    return code

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -33,6 +34,11 @@ def emit(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def say(text: str, style: str | None = None) -> None:
+    """Print plain words: brackets in names are no markup, and paths are not broken."""
+    out.print(text, style=style, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+
+
 def duration(seconds: float) -> str:
     """Return seconds as a person says them."""
     if seconds < 90:
@@ -50,19 +56,22 @@ def size(count: float) -> str:
 
 
 @contextmanager
-def spinner(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """Show that something is going on whose length is not known."""
-    if quiet:
-        yield
-        return
-    with err.status(what):
+def spinner(what: str) -> Iterator[None]:
+    """Show, on a terminal, that something is going on whose length is not known."""
+    _hear_warnings()
+    with err.status(escape(what)):
         yield
 
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator["Board"]:
-    """Show stages and, within the one that runs, the samples that went through."""
-    logging.basicConfig(level="WARNING", handlers=[RichHandler(console=err, show_path=False)])
+    """Show stages and, within the one that runs, the samples that went through.
+
+    Args:
+        quiet: Whether to be silent where standard error is not a terminal; a log gets a
+            line for each stage otherwise.
+    """
+    _hear_warnings()
     board = Board(quiet=quiet)
     thread = threading.Thread(target=board.follow, daemon=True)
     thread.start()
@@ -72,6 +81,14 @@ def progress(*, quiet: bool = False) -> Iterator["Board"]:
     finally:
         board.stopped.set()
         thread.join()
+
+
+def _hear_warnings() -> None:
+    """Show the library's warnings; a log gets them on one line each."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if err.is_terminal:
+        handler = RichHandler(console=err, show_path=False, show_time=False)
+    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[handler])
 
 
 class Board:
@@ -85,13 +102,14 @@ class Board:
         self.stopped = threading.Event()
         self.bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             console=err,
-            disable=quiet,
+            disable=not err.is_terminal,
         )
+        self._logging = not quiet and not err.is_terminal
         self._whole: TaskID | None = None
         self._task: TaskID | None = None
         self._meter: Meter | None = None
@@ -105,8 +123,9 @@ class Board:
             return
         self.end()
         self.bars.update(self._whole, completed=event.number)
-        if event.kind == "done" and not err.is_terminal and not self.bars.disable:
-            err.print(f"[{event.number}/{event.total}] {event.stage.what}", highlight=False)
+        if event.kind == "done" and self._logging:
+            line = f"[{event.number}/{event.total}] {event.stage.what}"
+            err.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, what: str, passes: int, meter: "Meter") -> None:
         """Show a computation that is expected to take so many passes."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge.cli.flags import MaybePath, Switch, Work
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
@@ -16,13 +18,13 @@ class Demo:
     """
 
     out: Path = Path("expunge-demo")
-    store: Path | None = None
+    store: MaybePath = None
     device: str = "cpu"
-    json: bool = False
+    json: Switch = False
 
-    def __call__(self) -> int:
+    def prepare(self) -> Work:
         from expunge.bench.demo import demo
-        from expunge.cli.run import finish
+        from expunge.cli.run import computing
 
         store = self.store or self.out / "store"
-        return finish(demo(), self.out, store, device=self.device, as_json=self.json)
+        return computing(demo(), self.out, store, device=self.device, as_json=self.json)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from expunge.config import suggest
+from expunge.subject import Refused
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -13,6 +14,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+FORM = re.compile(r"\s*(\w+)\.(\S+?)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 
 
 class Gate(NamedTuple):
@@ -27,16 +29,18 @@ class Gate(NamedTuple):
         """Return whether the condition holds, which is a failure.
 
         Raises:
-            ValueError: When the audit gave no such value, or not a number.
+            Refused: When there is no such value, or it is not a number.
         """
+        if self.audit not in values:
+            raise Refused(f"--fail-if: {self.audit} does not apply to these records")
         found = values[self.audit]
         if self.value not in found:
-            raise ValueError(f"--fail-if: {suggest(self.value, found, f'value of {self.audit}')}")
+            raise Refused(f"--fail-if: {suggest(self.value, found, f'value of {self.audit}')}")
         number = found[self.value]
         if number is None or number != number:
-            raise ValueError(
+            raise Refused(
                 f"--fail-if: {self.audit}.{self.value} is not a number here, so the gate "
-                "cannot be judged; see the finding's statement"
+                "cannot be judged; drop it, or see the finding for why"
             )
         return COMPARE[self.sign](number, self.bound)
 
@@ -50,16 +54,20 @@ def parse(texts: Sequence[str], audits: Sequence[str]) -> list[Gate]:
     Raises:
         ValueError: When one is not of that form, or names no audit.
     """
-    gates = []
-    for text in texts:
-        match = re.fullmatch(r"\s*(\w+)\.(\S+?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*", text)
-        if match is None:
-            raise ValueError(f"--fail-if: expected AUDIT.VALUE>NUMBER, got '{text}'")
-        audit, value, sign, bound = match.groups()
-        if audit not in audits:
-            raise ValueError(f"--fail-if: {suggest(audit, audits, 'audit')}")
-        try:
-            gates.append(Gate(audit, value, sign, float(bound)))
-        except ValueError:
-            raise ValueError(f"--fail-if: '{bound}' is not a number in '{text}'") from None
-    return gates
+    return [_parsed(text, audits) for text in texts]
+
+
+def _parsed(text: str, audits: Sequence[str]) -> Gate:
+    match = FORM.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"--fail-if: expected AUDIT.VALUE, one of > >= < <=, and a number, as in "
+            f"'loss_attack.auc>0.6', got '{text}'"
+        )
+    audit, value, sign, bound = match.groups()
+    if audit not in audits:
+        raise ValueError(f"--fail-if: {suggest(audit, audits, 'audit')}")
+    try:
+        return Gate(audit, value, sign, float(bound))
+    except ValueError:
+        raise ValueError(f"--fail-if: '{bound}' is not a number in '{text}'") from None

@@ -5,33 +5,36 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from expunge.cli.flags import Switch, Work
+
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List methods, audits, data sets or models.
+    """List methods, audits, data sets, models or ways to choose a forget set.
 
     Attributes:
         kind: What to list.
         json: Print a JSON list of objects on standard output.
     """
 
-    kind: Annotated[Literal["methods", "audits", "data", "models", "forget"], tyro.conf.Positional]
-    json: bool = False
+    kind: Annotated[
+        Literal["methods", "audits", "data", "models", "forget"],
+        tyro.conf.Positional,
+        tyro.conf.arg(help_behavior_hint=""),
+    ]
+    json: Switch = False
 
-    def __call__(self) -> int:
-        from rich.table import Table
+    def prepare(self) -> Work:
+        cards = describe(self.kind)
+        return lambda: self._work(cards)
 
+    def _work(self, cards: list[dict[str, Any]]) -> int:
         from expunge.cli.console import emit, out
 
-        cards = describe(self.kind)
         if self.json:
             emit(cards)
-            return 0
-        shown = [k for k in ("name", "summary", "source") if any(c.get(k) for c in cards)]
-        table = Table(*shown)
-        for card in cards:
-            table.add_row(*(str(card.get(k, "")) for k in shown))
-        out.print(table)
+        else:
+            out.print(_table(cards))
         return 0
 
 
@@ -54,3 +57,22 @@ def describe(kind: str) -> list[dict[str, Any]]:
         summary = (cls.__doc__ or "").strip().splitlines()[0]
         found.append({"name": name, "summary": summary} | plain(facts) | {"settings": settings})
     return found
+
+
+def _table(cards: list[dict[str, Any]]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
+    table.add_column("name", no_wrap=True, style="bold")
+    table.add_column("what it is")
+    for card in cards:
+        settings = ", ".join(card["settings"])
+        lines = [card["summary"]]
+        lines += [card["source"]] if card.get("source") else []
+        lines += [f"settings: {settings}"] if settings else []
+        told = Text("\n".join(lines))
+        told.stylize("dim", len(card["summary"]))
+        table.add_row(Text(card["name"]), told)
+    return table

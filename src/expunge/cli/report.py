@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from expunge.cli.flags import Switch, Work
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -18,17 +20,29 @@ class Report:
         json: Print JSON on standard output.
     """
 
-    records: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    records: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RECORDS ...", help_behavior_hint=""),
+    ]
     out: Path = Path("report.html")
-    json: bool = False
+    json: Switch = False
 
-    def __call__(self) -> int:
+    def prepare(self) -> Work:
         from expunge.bench import table
-        from expunge.cli.console import emit
+        from expunge.bench.store import probe
 
         if not self.records:
             raise ValueError("expected at least one file or folder of records, got none")
+        if self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a folder; name a file")
+        probe(self.out.parent)
         found = table.read(self.records)
+        return lambda: self._work(found)
+
+    def _work(self, found: Sequence[Any]) -> int:
+        from expunge.cli.console import emit
+
         page = conclude(found, self.out, quiet=self.json)
         if self.json:
             emit({"report": str(page), "records": len(found)})
@@ -38,11 +52,14 @@ class Report:
 def conclude(records: Sequence[Any], page: Path, *, quiet: bool) -> Path:
     """Write the report and, unless quiet, print the table and where the report is."""
     from expunge.bench import table
-    from expunge.cli.console import out
-    from expunge.report.page import write
+    from expunge.bench.store import write_text
+    from expunge.cli.console import out, say, spinner
+    from expunge.report.page import render
 
-    write(records, page)
+    with spinner("drawing the report"):
+        html = render(records)
+    write_text(page, html)
     if not quiet:
         out.print(table.text(table.summarise(records)))
-        out.print(f"Report: [bold]{page}[/bold]", highlight=False)
+        say(f"Report: {page}")
     return page

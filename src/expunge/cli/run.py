@@ -1,14 +1,18 @@
 """`expunge run`: compute a grid, resume it, price it."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from expunge.cli.flags import MaybePath, Switch, Work
+from expunge.cli.inputs import look_in
+
 if TYPE_CHECKING:
     from expunge.bench.plan import Item
+    from expunge.bench.run import Cell
     from expunge.bench.spec import Spec
     from expunge.bench.store import Store
 
@@ -22,7 +26,7 @@ class Run:
 
     Attributes:
         spec: The TOML file that says what to compute.
-        out: Where records and report go; left out, `runs/<name of the spec>`.
+        out: Where records and report go; left out, runs/ and the name of the spec.
         store: Where models and findings are kept.
         data_root: Folder to look for data sets in before any download.
         device: cpu, cuda or mps.
@@ -31,76 +35,112 @@ class Run:
         json: Print JSON on standard output.
     """
 
-    spec: Annotated[Path, tyro.conf.Positional]
-    out: Path | None = None
+    spec: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")]
+    out: MaybePath = None
     store: Path = Path("runs/store")
-    data_root: Path | None = None
+    data_root: MaybePath = None
     device: str = "cpu"
-    plan: bool = False
-    json: bool = False
+    plan: Switch = False
+    json: Switch = False
 
-    def __call__(self) -> int:
-        from expunge.bench import run, spec
-        from expunge.bench.plan import plan
+    def prepare(self) -> Work:
+        from expunge.bench import spec
         from expunge.bench.store import Store
-        from expunge.cli.console import spinner
 
-        if self.data_root:
-            os.environ["EXPUNGE_DATA"] = str(self.data_root)
+        look_in(self.data_root)
         wanted = spec.read(self.spec)
-        out = self.out or Path("runs") / wanted.name
-        if self.plan:
-            with spinner("reading data and timing a few steps", quiet=self.json):
-                store = Store(self.store)
-                items = plan(run.expand(wanted, self.device), store)
-            return tell_plan(items, store, as_json=self.json)
-        return finish(wanted, out, self.store, device=self.device, as_json=self.json)
+        if not self.plan:
+            out = self.out or Path("runs") / wanted.name
+            return computing(wanted, out, self.store, device=self.device, as_json=self.json)
+        cells = expanded(wanted, self.device)
+        return lambda: planned(cells, Store(self.store), as_json=self.json)
 
 
-def finish(spec: "Spec", out: Path, store: Path, *, device: str, as_json: bool) -> int:
-    """Run a spec with progress, write its report, print its table."""
+def expanded(spec: "Spec", device: str) -> "list[Cell]":
+    """Read the data and return every cell of the grid.
+
+    Raises:
+        ValueError: In one sentence, for what does not fit together.
+    """
     from expunge.bench import run
-    from expunge.bench.store import Store
+    from expunge.cli.console import spinner
+
+    with spinner("reading data"):
+        return run.expand(spec, device)
+
+
+def computing(spec: "Spec", out: Path, store: Path, *, device: str, as_json: bool) -> Work:
+    """Check that a run can start, and return what runs it and writes its report."""
+    from expunge.bench.store import Store, probe
+
+    probe(out)
+    probe(store)
+    cells = expanded(spec, device)
+    return lambda: _compute(spec, cells, out, Store(store), as_json=as_json)
+
+
+def _compute(
+    spec: "Spec", cells: "Sequence[Cell]", out: Path, store: "Store", *, as_json: bool
+) -> int:
+    from expunge.bench import run
     from expunge.cli.console import emit, progress
     from expunge.cli.report import conclude
 
     with progress(quiet=as_json) as board:
-        records = run.run(spec, out, Store(store), device=device, listen=board.listen)
+        records = run.walk(spec.name, cells, out, store, listen=board.listen)
     page = conclude(records, out / "report.html", quiet=as_json)
     if as_json:
         emit({"records": str(out / "records.jsonl"), "report": str(page), "count": len(records)})
     return 0
 
 
+def planned(cells: "Sequence[Cell]", store: "Store", *, as_json: bool) -> int:
+    """Print the plan of a grid."""
+    from expunge.bench.plan import plan
+    from expunge.cli.console import spinner
+
+    with spinner("timing a few steps"):
+        items = plan(cells, store)
+    return tell_plan(items, store, as_json=as_json)
+
+
 def tell_plan(items: "list[Item]", store: "Store", *, as_json: bool) -> int:
     """Print every stage, whether it is cached, and what the rest would take."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    from expunge.cli.console import duration, emit, out, size
+    from expunge.cli.console import duration, emit, out, say, size
 
     missing = [item for item in items if not item.cached]
     seconds, bytes_ = sum(i.seconds for i in missing), sum(i.size for i in missing)
     if as_json:
         stages = [
-            {"what": i.stage.what, "key": i.stage.key, "cached": i.cached, "seconds": i.seconds}
+            {
+                "what": i.stage.what,
+                "key": i.stage.key,
+                "cached": i.cached,
+                "seconds": i.seconds,
+                "bytes": i.size,
+            }
             for i in items
         ]
         emit({"stages": stages, "missing": len(missing), "seconds": seconds, "bytes": bytes_})
         return 0
-    table = Table("stage", "state", "time", "disk")
+    table = Table("stage", "state", box=SIMPLE_HEAD)
+    table.add_column("time", justify="right")
+    table.add_column("disk", justify="right")
     for item in items:
-        rest = ("cached", "", "") if item.cached else _price(item.seconds, item.size)
-        table.add_row(item.stage.what, *rest)
+        rest = ("cached", "", "")
+        if not item.cached:
+            rest = ("to compute", duration(item.seconds), size(item.size))
+        table.add_row(Text(item.stage.what), *rest)
     out.print(table)
-    out.print(
-        f"{len(items)} stages, {len(items) - len(missing)} cached. The other {len(missing)} "
-        f"take about {duration(seconds)} and {size(bytes_)} in {store.root} on this machine. "
-        "Nothing was computed."
+    known = f"{len(items)} stages, {len(items) - len(missing)} cached, {len(missing)} missing."
+    say(
+        f"{known} They would take about {duration(seconds)}, and {size(bytes_)} in "
+        f"{store.root}, on this machine. Nothing was computed."
+        if missing
+        else f"{known} There is nothing to compute."
     )
     return 0
-
-
-def _price(seconds: float, bytes_: int) -> tuple[str, str, str]:
-    from expunge.cli.console import duration, size
-
-    return "to compute", duration(seconds), size(bytes_)

@@ -1,88 +1,136 @@
 """`expunge unlearn`: my checkpoint, my data, my list of ids, one method."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from expunge.cli.flags import Switch, Work
 from expunge.cli.inputs import Inputs
+
+if TYPE_CHECKING:
+    from expunge.bench.problem import Problem
+    from expunge.method import Method, Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unlearn(Inputs):
-    """Remove records from a checkpoint; the method comes last, then its settings.
+    """Remove records from a checkpoint by the method that is named last.
 
-    `expunge unlearn --help` lists the methods, and
-    `expunge unlearn ... salun --help` the settings of one.
+    The method's own settings follow its name, as in
+    `expunge unlearn --data digits --model mlp --forget ids.txt --checkpoint model.safetensors
+    salun --fraction 0.3`; `expunge unlearn salun --help` lists them.
 
     Attributes:
         checkpoint: The trained model, as safetensors.
-        out: Where the unlearned model goes, as safetensors; its cost goes beside it.
+        out: Where the unlearned model goes; what it cost goes beside it, as JSON.
         json: Print JSON on standard output.
     """
 
     checkpoint: Path
     out: Path = Path("unlearned.safetensors")
-    json: bool = False
+    json: Switch = False
 
-    def __call__(self) -> int:
-        import json
+    @property
+    def chosen(self) -> "Method":
+        """The method; the field is added by `with_methods`, which imports them all."""
+        return vars(self)["method"]
 
+    def prepare(self) -> Work:
         from expunge import api
-        from expunge.bench.environment import environment
-        from expunge.bench.record import about, clock, counts
-        from expunge.bench.store import write_text
-        from expunge.cli.console import duration, emit, out, progress
-        from expunge.config import plain
+        from expunge.bench.check import check
+        from expunge.bench.store import probe
+
+        if self.out.suffix != ".safetensors":
+            raise ValueError(f"expected --out to end in .safetensors, got {self.out}")
+        probe(self.out.parent)
+        if self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a folder; name a file")
+        problem = self.problem()
+        check(problem, [self.chosen])
+        original = api.load(self.checkpoint, problem.recipe, self.device)
+        return lambda: self._work(problem, original)
+
+    def _work(self, problem: "Problem", original: Any) -> int:
+        from expunge import api
+        from expunge.cli.console import progress
         from expunge.core.cost import Meter
         from expunge.method import Sizes
 
-        method: Any = self.method  # pyright: ignore[reportAttributeAccessIssue] see `with_methods`
-        problem = self.problem()
-        original = api.load(self.checkpoint, problem.recipe, self.device)
-        meter = Meter()
-        work = method.work(Sizes.of(problem.request))
+        meter, work = Meter(), self.chosen.work(Sizes.of(problem.request))
         with progress(quiet=self.json) as board:
-            board.begin(method.card.name, work.passes, meter)
-            done = api.unlearn(original, problem, method, seed=self.seed, meter=meter)
+            board.begin(self.chosen.card.name, work.passes, meter)
+            done = api.unlearn(original, problem, self.chosen, seed=self.seed, meter=meter)
         api.save(done.model, self.out)
-        facts = {"method": plain(method), "seed": self.seed, "cost": counts(done.cost)}
+        self._tell(problem, done)
+        return 0
+
+    def _tell(self, problem: "Problem", done: "Outcome") -> None:
+        import json
+
+        from expunge.bench.environment import environment
+        from expunge.bench.record import about, clock, counts
+        from expunge.bench.store import write_text
+        from expunge.cli.console import duration, emit, say
+        from expunge.config import plain
+
+        facts = {"method": plain(self.chosen), "seed": self.seed, "cost": counts(done.cost)}
         facts |= {"measured": clock(done.cost) | environment()} | about(problem)
         write_text(self.out.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
         if self.json:
             emit({"checkpoint": str(self.out)} | facts)
-            return 0
-        out.print(
-            f"{method.card.name} forgot {len(problem.request.forget):,} of "
+            return
+        say(
+            f"{self.chosen.card.name} ran on {len(problem.request.forget):,} of "
             f"{len(problem.sets.train):,} records in {duration(done.cost.seconds)} "
             f"({done.cost.backward:,} samples backward) -> {self.out}\n"
-            "Whether they are forgotten is another question: ask it with `expunge audit`.",
-            highlight=False,
+            "Whether they are forgotten is another question: ask it with `expunge audit`."
         )
-        return 0
 
 
-def with_methods() -> type[Unlearn]:
-    """Return the command with a subcommand for every registered method."""
+def with_methods(arguments: Sequence[str]) -> type[Unlearn]:
+    """Return the command with a subcommand for every registered method.
+
+    Raises:
+        ValueError: When the arguments name a method that there is not.
+    """
     from expunge import registry
 
-    union: Any = reduce(
-        or_,
-        (
-            Annotated[cls, tyro.conf.subcommand(name, prefix_name=False)]
-            for name, cls in registry.methods.known().items()
-        ),
-    )
-    method = Annotated[union, tyro.conf.arg(prefix_name=False)]
+    named = method_in(arguments)
+    if named is not None:
+        registry.methods.find(named)
+
+    def subcommand(name: str, cls: type) -> Any:
+        # A list of methods has a line for each; the help of one tells all.
+        line = None if named else (cls.__doc__ or "").strip().splitlines()[0]
+        return Annotated[cls, tyro.conf.subcommand(name, prefix_name=False, description=line)]
+
+    union: Any = reduce(or_, (subcommand(*item) for item in registry.methods.known().items()))
+    # Without a name of its own the field gives its flags no prefix: `--descent.lr`.
     return dataclasses.make_dataclass(
         "Unlearn",
-        [("method", method)],
+        [("method", Annotated[union, tyro.conf.arg(name="")])],
         bases=(Unlearn,),
         frozen=True,
         kw_only=True,
         namespace={"__doc__": Unlearn.__doc__},
     )
+
+
+def method_in(arguments: Sequence[str]) -> str | None:
+    """Return the first argument that is neither a flag nor the value of one."""
+    switches = {f"--{f.name}" for f in dataclasses.fields(Unlearn) if f.default is False}
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            return argument
+        if argument in ("-h", "--help"):
+            return None
+        if argument not in switches and "=" not in argument:
+            next(rest, None)
+    return None

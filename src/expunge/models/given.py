@@ -31,8 +31,9 @@ class Given(Architecture):
             return self.fresh()
         network = copy.deepcopy(self.module)
         for name, layer in network.named_modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
+            reset = getattr(layer, "reset_parameters", None)
+            if callable(reset):
+                reset()
             elif any(True for _ in layer.parameters(recurse=False)):
                 raise ValueError(
                     f"layer '{name}' ({type(layer).__name__}) has weights of its own but no "

@@ -25,6 +25,11 @@ SHAPES = {
     "retrained": "diamond",
 }
 
+Place = tuple[float, float]
+# Where a name may stand from its mark, in pixels right and up.
+PLACES: list[Place] = [(13, 0), (-13, 0), (0, 18), (0, -18)]
+PLACES += [(side, up) for up in (14, -14, 28, -28, 42, -42) for side in (12, -12)]
+
 Chart = alt.Chart | alt.LayerChart
 Rows = list[dict[str, Any]]
 
@@ -38,7 +43,8 @@ class Kinds(NamedTuple):
 
 
 def _chart(rows: Rows) -> alt.Chart:
-    return alt.Chart(alt.Data(values=rows))
+    # A tuple, because altair copies lists for every layer and every property.
+    return alt.Chart(alt.Data(values=tuple(rows)))  # pyright: ignore[reportArgumentType]
 
 
 def _scaled(column: Column, value: float | None) -> float | None:
@@ -67,7 +73,7 @@ def tradeoff(rows: Sequence[Row], x: Column, y: Column) -> Chart | None:
     kinds = list(dict.fromkeys(p["kind"] for p in points))
     title = f"{x.heading}, minus retraining's" if against else x.heading
     base = _chart(points)
-    across = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=24, nice=False))
+    across = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=30, nice=False), axis=alt.Axis(tickCount=6))
     up = alt.Y("y:Q", title=y.heading, scale=alt.Scale(zero=False, padding=24, nice=False))
     marks = base.mark_point(filled=True, opacity=0.92).encode(
         across,
@@ -110,42 +116,44 @@ def _point(row: Row, x: Column, y: Column, *, against: bool) -> dict[str, Any] |
 
 
 def _place_labels(points: Rows) -> None:
-    """Put each name right, left, above or below its mark: where the least is in its way."""
-    xs, ys = (np.array([p[k] for p in points], dtype=float) for k in ("value", "y"))
-    # Rough pixels of a chart 520 wide and 320 high are enough to tell near from far.
-    across = (xs - xs.min()) / (np.ptp(xs) or 1) * 440
-    up = (ys - ys.min()) / (np.ptp(ys) or 1) * 260
-    taken = [(x, y, 20.0, 16.0) for x, y in zip(across, up, strict=True)]
+    """Put each name beside its mark, where the least is in its way."""
+    # Rough pixels of a chart 480 wide and 320 high are enough to tell near from far.
+    across = _pixels(points, ("value", "low", "high"), 400)
+    up = _pixels(points, ("y", "ylow", "yhigh"), 240)
+    taken = [(x, y, 11.0, 10.0) for x, y in zip(across, up, strict=True)]
     for point, x, y in zip(points, across, up, strict=True):
         half = 3.3 * len(point["name"])
-        places = {
-            "right": (x + 14 + half, y),
-            "left": (x - 14 - half, y),
-            "above": (x, y + 19),
-            "below": (x, y - 19),
-        }
 
-        def blocked(place: str, places: Mapping[str, Any] = places, half: float = half) -> float:
-            cx, cy = places[place]
-            hits = sum(abs(cx - a) < half + w / 2 and abs(cy - b) < 6 + h / 2 for a, b, w, h in taken)
-            return hits + 3 * (cx + half > 478 or cx - half < -34)
+        def middle(place: Place, x: float = x, y: float = y, half: float = half) -> Place:
+            return x + place[0] + half * np.sign(place[0]), y + place[1]
 
-        point["place"] = min(places, key=blocked)
-        taken.append((*places[point["place"]], 2 * half, 12.0))
+        def blocked(place: Place, middle: Any = middle, half: float = half) -> float:
+            cx, cy = middle(place)
+            hits = sum(abs(cx - a) < half + w and abs(cy - b) < 6 + h for a, b, w, h in taken)
+            return hits + 3 * (not half < cx < 480 - half) + abs(place[1]) / 100
+
+        point["dx"], point["dy"] = place = min(PLACES, key=blocked)
+        taken.append((*middle(place), half, 6.0))
+
+
+def _pixels(points: Rows, keys: tuple[str, str, str], size: int) -> np.ndarray:
+    """Return where values will lie on an axis that also has room for their intervals."""
+    values = np.array([[p[k] for k in keys] for p in points], dtype=float)
+    low, high = np.nanmin(values), np.nanmax(values)
+    return 35 + (values[:, 0] - low) / ((high - low) or 1) * size
 
 
 def _names(base: alt.Chart, points: Rows, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    styles: dict[str, dict[str, Any]] = {
-        "right": {"align": "left", "dx": 14},
-        "left": {"align": "right", "dx": -14},
-        "above": {"align": "center", "dy": -19},
-        "below": {"align": "center", "dy": 19},
-    }
     return [
-        base.mark_text(baseline="middle", **styles[place])
+        base.mark_text(
+            baseline="middle",
+            align="left" if dx > 0 else "right" if dx < 0 else "center",
+            dx=dx,
+            dy=-dy,
+        )
         .encode(x, y, text="name:N")
-        .transform_filter(f"datum.place == '{place}'")
-        for place in dict.fromkeys(p["place"] for p in points)
+        .transform_filter(f"datum.dx == {dx} && datum.dy == {dy}")
+        for dx, dy in dict.fromkeys((p["dx"], p["dy"]) for p in points)
     ]
 
 
@@ -191,15 +199,15 @@ def roc(curves: Kinds) -> Chart | None:
     if "unlearned" not in known:
         return None
     rows = [row for kind, curve in known.items() for row in _curve(kind, curve)]
-    left = min(min(c.fpr) for c in known.values())
-    bottom = max(left, 10 ** np.floor(np.log10(left)))
-    scale = alt.Scale(type="log", domain=[float(bottom), 1], clamp=True, nice=False)
-    ticks = alt.Axis(values=[1e-4, 1e-3, 1e-2, 1e-1, 1], format="~%", grid=True)
+    bottom = min(min(c.fpr) for c in known.values())
+    scale = alt.Scale(type="log", domain=[bottom, 1], clamp=True, nice=False)
+    tens = [10.0**power for power in range(-5, 1) if 10.0**power >= bottom]
+    ticks = alt.Axis(values=tens, format="~%", grid=True)
     x = alt.X("f:Q", title="false positive rate", scale=scale, axis=ticks)
     y = alt.Y("t:Q", title="true positive rate", scale=scale, axis=ticks)
     kinds = list(known)
     dashes = {"unlearned": [1, 0], "original": [6, 3], "retrained": [2, 2]}
-    chance = _chart([{"f": float(bottom), "t": float(bottom)}, {"f": 1, "t": 1}])
+    chance = _chart([{"f": bottom, "t": bottom}, {"f": 1, "t": 1}])
     base = _chart(rows)
     band = base.mark_area(opacity=0.15, color=var("unlearned"), clip=True)
     lines = base.mark_line(strokeWidth=2, clip=True).encode(
@@ -252,7 +260,7 @@ def classes(accuracy: Kinds, names: Sequence[str]) -> Chart | None:
         base.mark_tick(color=var("retrained"), thickness=3, opacity=1, **({} if few else {"width": 5})).encode(**at("retrained"), tooltip=tips),
         base.mark_point(color=var("original"), size=34 if few else 12, strokeWidth=2, opacity=1).encode(**at("original"), tooltip=tips),
     ]  # fmt: skip
-    height: Any = alt.Step(19) if few else 180
+    height = 19 * len(told) if few else 180
     return alt.layer(*layers).properties(width="container", height=height)
 
 
@@ -294,7 +302,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Chart:
     return (
         alt.layer(heat)
         .add_params(alt.param(name="names", value=labels))
-        .properties(width="container", height=230 if few else 260)
+        .properties(width="container", height=210)
     )
 
 
@@ -312,7 +320,7 @@ def risk(shares: Kinds) -> Chart | None:
         if bins and kind != "unlearned":  # a step ends where its last bin does
             rows.append({"kind": kind, "from": 1.0, "to": 1.0, "share": bins[-1]})
     scale = alt.Scale(domain=[0, 1])
-    x = alt.X("from:Q", title="attacker's probability of membership", scale=scale)
+    x = alt.X("from:Q", title="risk", scale=scale)
     y = alt.Y("share:Q", title="of the records", axis=alt.Axis(format="~%", tickCount=4))
     base = _chart(rows)
     lines = [
@@ -320,6 +328,7 @@ def risk(shares: Kinds) -> Chart | None:
         .encode(x, y)
         .transform_filter(f"datum.kind == '{kind}'")
         for kind, dash in (("original", [6, 3]), ("retrained", [2, 2]))
+        if getattr(shares, kind)
     ]
     bars = base.mark_bar(color=var("unlearned"), opacity=0.75, binSpacing=1).encode(
         x.bin("binned"), y, x2="to:Q", tooltip=["from:Q", "to:Q", alt.Tooltip("share:Q", format=".1%")],

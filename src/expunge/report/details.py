@@ -127,6 +127,16 @@ def method(row: Row) -> Facts:
     return {name: text for name, text in facts.items() if text}
 
 
+def errors(row: Row) -> dict[str, list[int]]:
+    """Return what went wrong, and under which seeds."""
+    out: dict[str, list[int]] = {}
+    for record in row.records:
+        if record.get("error"):
+            fault = f"{record['error']['type']}: {record['error']['message']}"
+            out.setdefault(fault, []).append(record["seed"])
+    return out
+
+
 def environment(records: Sequence[Record]) -> list[Facts]:
     """Return the distinct machines and versions that records come from."""
     out: list[Facts] = []

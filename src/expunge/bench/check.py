@@ -1,0 +1,79 @@
+"""Look a problem over before any work: what does not fit is told now, not hours later."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from expunge.audit import Audit, Case
+from expunge.bench.problem import Problem
+from expunge.core.rng import fenced, generator
+from expunge.core.state import mode
+from expunge.lab import Lab
+from expunge.method import Method
+from expunge.subject import WhiteBox
+
+
+def check(problem: Problem, methods: Iterable[Method] = (), audits: Iterable[Audit] = ()) -> None:
+    """Refuse a network, augmentation, method or audit that the records are not for.
+
+    Raises:
+        ValueError: In one sentence, naming the first of them.
+    """
+    shape, augment = problem.sets.train.shape, problem.recipe.augment
+    if (augment.crop or augment.flip) and len(shape) != 3:
+        raise ValueError(
+            f"crop and flip are for images, but a record here has shape {shape}; leave "
+            "`augment` out"
+        )
+    _try_network(problem)
+    task = problem.recipe.task.card.name
+    for method in methods:
+        if task not in method.card.tasks:
+            raise ValueError(
+                f"{method.card.name} is not for {task}, but for {', '.join(method.card.tasks)}"
+            )
+    case = stand_in(problem)
+    for audit in audits:
+        audit.check(case)
+
+
+def stand_in(problem: Problem) -> Case:
+    """Return a case whose models are untrained: enough to ask whether an audit applies."""
+    with fenced(0):
+        blank = WhiteBox(problem.recipe.fresh())
+    return Case(
+        original=blank,
+        unlearned=blank,
+        request=problem.request,
+        test=problem.test,
+        lab=Lab(request=problem.request, seed=0),
+    )
+
+
+def _try_network(problem: Problem) -> None:
+    """Pass two records through an untrained network, and count its answers."""
+    recipe, train = problem.recipe, problem.sets.train
+    name, wanted = recipe.model.card.name, recipe.task.outputs
+    with fenced(0):
+        network = recipe.fresh().to(train.y.device)
+        batch = train.take(torch.arange(min(2, len(train))))
+        batch = recipe.task.pose(batch, generator(0, "check"))
+        try:
+            with torch.no_grad(), mode(network, training=False):
+                outputs = network(batch.x)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"the model '{name}' cannot take records of shape {train.shape}: "
+                f"{str(error).splitlines()[0]}; check its settings, or take another"
+            ) from error
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"the model '{name}' returns a {type(outputs).__name__}, expected a tensor of "
+            "logits; wrap it in a module that returns them"
+        )
+    if wanted and outputs.shape[-1] != wanted:
+        raise ValueError(
+            f"the data has {wanted} classes, but the model '{name}' gives "
+            f"{outputs.shape[-1]} answers; give its last layer {wanted} outputs"
+        )
