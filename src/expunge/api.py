@@ -13,7 +13,8 @@ from torch import nn
 
 from expunge import registry
 from expunge.audit import Audit, Case, Finding
-from expunge.bench.problem import Problem, Training, pose
+from expunge.bench.check import applicable, check
+from expunge.bench.problem import Problem, Training, on_device, pose
 from expunge.bench.record import outcome, record
 from expunge.bench.store import guarded
 from expunge.core.cost import Meter
@@ -53,6 +54,7 @@ def problem(
     Raises:
         ValueError: In one sentence, for what does not fit together.
     """
+    on_device(device)
     source = _built(registry.data, data)
     sets = source.load() if isinstance(source, Source) else source
     if not isinstance(sets, Sets):
@@ -61,7 +63,7 @@ def problem(
         model = Given(module=model)
     if not isinstance(forget, str | Mapping | Forget):
         forget = ById(ids=tuple(map(str, forget)))
-    return pose(
+    posed = pose(
         sets,
         _built(registry.forget, forget),
         _built(registry.models, model),
@@ -70,6 +72,8 @@ def problem(
         source=source if isinstance(source, Source) else None,
         device=device,
     )
+    check(posed)
+    return posed
 
 
 def unlearn(
@@ -117,7 +121,7 @@ def audit(
     if audits is not None:
         asked: list[Audit] = [_built(registry.audits, one) for one in audits]
     else:
-        asked = [one for one in map(_default, registry.audits.known()) if _able(one, case)]
+        asked = applicable(case)
     return [one(case, seed=seed) for one in asked]
 
 
@@ -203,13 +207,3 @@ def _subject(model: nn.Module | Subject | Outcome) -> Subject:
     if isinstance(model, Outcome):
         return WhiteBox(model.model, cost=model.cost)
     return model if isinstance(model, Subject) else WhiteBox(model)
-
-
-def _default(name: str) -> Audit:
-    return registry.audits.build({"name": name})
-
-
-def _able(one: Audit, case: Case) -> bool:
-    """Return whether every subject gives what the audit takes, for the task at hand."""
-    least = min(s.access for s in (case.original, case.unlearned, *case.retrained))
-    return least >= one.card.access and case.request.task.card.name in one.card.tasks

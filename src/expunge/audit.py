@@ -124,7 +124,7 @@ class Answer:
         arrays: Mapping[str, Tensor] | None = None,
     ) -> "Answer":
         """Return the answer that summarises per-record scores."""
-        values = summary(*records)
+        values = {name: float(value) for name, value in summary(*records).items()}
         return cls(values=values, records=records, summary=summary, null=null, arrays=arrays or {})
 
     def plus(self, values: Mapping[str, float]) -> "Answer":
@@ -180,9 +180,9 @@ def contrast(first: Answer, rest: tuple[Answer, ...]) -> Interval:
     answers = (first, *rest)
     groups = [torch.stack(group) for group in zip(*(a.records for a in answers), strict=True)]
 
-    def difference(*groups: Tensor) -> dict[str, float]:
-        values = [next(iter(summary(*one).values())) for one in zip(*groups, strict=True)]
-        return {"difference": values[0] - mean(values[1:])}
+    def difference(*groups: Tensor) -> dict[str, Tensor]:
+        headlines = next(iter(summary(*groups).values()))
+        return {"difference": headlines[0] - headlines[1:].mean(0)}
 
     return stats.bootstrap(difference, groups)["difference"]
 
@@ -259,6 +259,10 @@ class Finding:
             return "like retraining"
         if not self.audit.card.decides:
             return "unlike retraining"
+        # A distance from retraining has one side only: what lies farther than the
+        # original itself did not fail to move, it moved elsewhere.
+        if self.audit.card.peers and gap.value > power:
+            return "overshoots"
         return "leaks" if gap.value * power > 0 else "overshoots"
 
     def __str__(self) -> str:
@@ -293,7 +297,7 @@ class Finding:
             "leaks": f"Distance to retraining: {self.gap}, beyond the retrained models' own "
             f"spread, {self.floor:.3f}, and on the original's side: the records still show.",
             "overshoots": f"Distance to retraining: {self.gap}, beyond the retrained models' "
-            f"own spread, {self.floor:.3f}, and away from the original: the result is not "
+            f"own spread, {self.floor:.3f}, and not towards the original: the result is not "
             "that of deletion, and the records may show by being treated unusually.",
         }[self.verdict]
 

@@ -75,8 +75,13 @@ class Sizes(NamedTuple):
 
     @classmethod
     def of(cls, request: Request) -> "Sizes":
-        counts = (len(getattr(request, name)) for name in cls._fields[:-1])
-        return cls(*counts, request.recipe.descent.epochs)
+        return cls(
+            retain=len(request.retain),
+            forget=len(request.forget),
+            val=len(request.val),
+            nonmembers=len(request.nonmembers),
+            epochs=request.recipe.descent.epochs,
+        )
 
 
 @dataclass(frozen=True, eq=False)

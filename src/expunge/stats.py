@@ -11,9 +11,13 @@ from scipy.stats import norm as gauss
 from scipy.stats import t as student
 from torch import Tensor
 
-Members = Float[Tensor, " m"]
-Scores = Float[Tensor, " n"]
-Summary = Callable[..., Mapping[str, float]]
+Members = Float[Tensor, "*batch m"]
+Scores = Float[Tensor, "*batch n"]
+Summary = Callable[..., Mapping[str, Tensor]]
+"""Takes one tensor per group of records, which lie along its last dimension, and returns
+named numbers with what dimensions lead: so one call serves all resamples and models."""
+
+HELD = 2**23  # numbers resampled at once, 64 MiB; memory only, not the result
 
 
 class Interval(NamedTuple):
@@ -35,12 +39,12 @@ class Interval(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def auc(members: Members, nonmembers: Scores) -> float:
+def auc(members: Members, nonmembers: Scores) -> Float[Tensor, "*batch"]:
     """Return the probability that a member outscores a non-member; ties count half."""
-    ordered = nonmembers.sort().values
+    ordered, members = nonmembers.sort().values, members.contiguous()
     below = torch.searchsorted(ordered, members, right=False)
     not_above = torch.searchsorted(ordered, members, right=True)
-    return ((below + not_above).double() / 2).mean().item() / len(ordered)
+    return (below + not_above).double().mean(-1) / (2 * nonmembers.shape[-1])
 
 
 def auc_by_chance(sizes: Sequence[tuple[int, int]]) -> Interval:
@@ -56,14 +60,16 @@ def auc_by_chance(sizes: Sequence[tuple[int, int]]) -> Interval:
     return Interval(0.5, max(0.0, 0.5 - reach), min(1.0, 0.5 + reach))
 
 
-def tpr_at(members: Members, nonmembers: Scores, fpr: float) -> float:
+def tpr_at(members: Members, nonmembers: Scores, fpr: float) -> Float[Tensor, "*batch"]:
     """Return the fraction of members found while at most `fpr` of the rest are."""
-    allowed = int(fpr * len(nonmembers))
-    threshold = nonmembers.sort(descending=True).values[allowed]
-    return (members > threshold).double().mean().item()
+    allowed = int(fpr * nonmembers.shape[-1])
+    threshold = nonmembers.sort(descending=True).values[..., allowed, None]
+    return (members > threshold).double().mean(-1)
 
 
-def roc(members: Members, nonmembers: Scores, points: int = 200) -> tuple[Tensor, Tensor]:
+def roc(
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"], points: int = 200
+) -> tuple[Tensor, Tensor]:
     """Return false and true positive rates, thinned to about `points`, ends included.
 
     The points kept are even on a log scale of the false positive rate, where the
@@ -84,9 +90,9 @@ def roc(members: Members, nonmembers: Scores, points: int = 200) -> tuple[Tensor
     return fpr[rows], tpr[rows]
 
 
-def average(values: Scores) -> dict[str, float]:
+def average(values: Scores) -> dict[str, Tensor]:
     """Summarise one score per record."""
-    return {"mean": values.double().mean().item()}
+    return {"mean": values.double().mean(-1)}
 
 
 def proportion(successes: int, trials: int) -> Interval:
@@ -110,11 +116,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def bootstrap(
-    summary: Summary,
-    groups: Sequence[Tensor],
-    *,
-    draws: int = 300,
-    level: float = 0.95,
+    summary: Summary, groups: Sequence[Tensor], *, draws: int = 300, level: float = 0.95
 ) -> dict[str, Interval]:
     """Return each value of `summary(*groups)` with its percentile interval over records.
 
@@ -126,17 +128,21 @@ def bootstrap(
         level: Coverage, in (0, 1).
     """
     rng = torch.Generator().manual_seed(0)  # an estimate should not depend on a seed
-
-    def again(group: Tensor) -> Tensor:
-        n = group.shape[-1]
-        return group[..., torch.randint(n, (n,), generator=rng)]
-
-    values = summary(*groups)
-    resampled = [summary(*map(again, groups)) for _ in range(draws)]
+    values = {name: float(value) for name, value in summary(*groups).items()}
+    at_once = max(1, HELD // max(group.numel() for group in groups))
+    parts: list[Mapping[str, Tensor]] = []
+    for start in range(0, draws, at_once):
+        count = min(at_once, draws - start)
+        parts.append(summary(*(_again(group, count, rng) for group in groups)))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double)
     intervals = {}
     for name, value in values.items():
-        column = torch.tensor([r[name] for r in resampled], dtype=torch.double)
-        low, high = column.quantile(tails).tolist()
+        low, high = torch.cat([p[name] for p in parts]).double().quantile(tails).tolist()
         intervals[name] = Interval(value, low, high)
     return intervals
+
+
+def _again(group: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Draw the records anew, `count` times, along a new dimension before the last."""
+    n = group.shape[-1]
+    return group[..., torch.randint(n, (count, n), generator=rng)]

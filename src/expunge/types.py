@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
     x: Inputs
     y: Num[Tensor, "n *answer"]
-    index: Int[Tensor, " n"]
+    index: Int[Tensor, " n"]  # pyright: ignore[reportIncompatibleMethodOverride] of tuple
 
 
 def each(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:

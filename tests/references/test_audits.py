@@ -273,6 +273,12 @@ def test_what_does_not_decide_says_so():
     assert judged(0.1, 1.0, (1.0, 1.0), CostAudit()).verdict == "measured"
 
 
+@pytest.mark.parametrize(("unlearned", "verdict"), [(0.4, "leaks"), (0.9, "overshoots")])
+def test_farther_from_retraining_than_the_original_is_no_failure_to_move(unlearned, verdict):
+    finding = judged(unlearned, 0.5, (0.01, 0.012, 0.011), OutputDivergence())
+    assert finding.verdict == verdict
+
+
 def test_the_floor_of_compared_answers_is_that_of_a_stranger():
     """Simulate distances d_ij = 1 + a_i + a_j: the floor must hold a stranger at 95 %."""
     rng, k, outside = np.random.default_rng(0), 4, 0
@@ -293,7 +299,7 @@ def test_a_gap_is_the_difference_of_headlines_on_the_same_records():
     records = torch.randn(50, generator=generator(0)).double()
 
     def mean(x):
-        return {"mean": x.mean().item()}
+        return {"mean": x.mean(-1)}
 
     one, other = Answer.over(mean, records + 1), Answer.over(mean, records)
     gap = contrast(one, (other, other))

@@ -14,7 +14,9 @@ from expunge.types import Batch, Descent, Request
 
 def run(made, descent, **extra):
     model, request = copy.deepcopy(made.original), made.request
-    teach = Pass(request.retain, lambda b: request.task.loss(model, b), extra.pop("norms", "freeze"))
+    teach = Pass(
+        request.retain, lambda b: request.task.loss(model, b), extra.pop("norms", "freeze")
+    )
     descend(model, [[teach]] * 2, descent, request.recipe, rng.generator(0), **extra)
     return model
 
@@ -61,7 +63,9 @@ def test_the_loop_is_torchs_sgd_with_its_schedule(blobs):
 
 
 def test_gradients_can_be_adjusted(blobs):
-    frozen = run(blobs, Descent(lr=1.0), adjust=lambda gs: [g.zero_() for g in gs.values()] and None)
+    frozen = run(
+        blobs, Descent(lr=1.0), adjust=lambda gs: [g.zero_() for g in gs.values()] and None
+    )
     for a, b in zip(frozen.parameters(), blobs.original.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -130,9 +134,16 @@ def test_mode_restores_every_modules_own():
     net[1].eval()
     with state.mode(net, training=True, norms="update"):
         assert net[1].training
-    with pytest.raises(ZeroDivisionError), state.mode(net, training=False):
-        assert not net[0].training
-        raise ZeroDivisionError
+    inside = []
+
+    def fail():
+        with state.mode(net, training=False):
+            inside.append(net[0].training)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert inside == [False]
     assert net[0].training
     assert not net[1].training
 

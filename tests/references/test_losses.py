@@ -24,8 +24,13 @@ def test_cross_entropy_is_torchs(pair):
 
 
 def test_cross_entropy_averages_positions_and_skips_padding():
-    logits, y = torch.randn(2, 3, 4, generator=generator(1)), torch.tensor([[1, 2, -100], [0, 0, 0]])
-    rows = F.cross_entropy(logits.flatten(0, 1), y.flatten().clamp(min=0), reduction="none").view(2, 3)
+    logits, y = (
+        torch.randn(2, 3, 4, generator=generator(1)),
+        torch.tensor([[1, 2, -100], [0, 0, 0]]),
+    )
+    rows = F.cross_entropy(logits.flatten(0, 1), y.flatten().clamp(min=0), reduction="none").view(
+        2, 3
+    )
     expected = torch.stack([rows[0, :2].mean(), rows[1].mean()])
     torch.testing.assert_close(losses.cross_entropy(logits, y), expected)
 
@@ -76,7 +81,9 @@ def test_modified_entropy_is_the_papers_equation(pair):
 def test_modified_entropy_does_not_depend_on_the_neighbours(pair):
     y = torch.arange(50) % 7
     together = losses.modified_entropy(pair[0], y)
-    alone = torch.cat([losses.modified_entropy(pair[0][i : i + 1], y[i : i + 1]) for i in range(50)])
+    alone = torch.cat(
+        [losses.modified_entropy(pair[0][i : i + 1], y[i : i + 1]) for i in range(50)]
+    )
     torch.testing.assert_close(together, alone)
 
 

@@ -21,7 +21,7 @@ def scores():
 
 def test_auc_is_sklearns_with_ties(scores):
     truth = roc_auc_score([1] * 80 + [0] * 60, torch.cat(scores).numpy())
-    assert stats.auc(*scores) == pytest.approx(truth, abs=1e-12)
+    assert float(stats.auc(*scores)) == pytest.approx(truth, abs=1e-12)
 
 
 def test_auc_at_its_bounds_and_its_symmetry(scores):
@@ -29,7 +29,9 @@ def test_auc_at_its_bounds_and_its_symmetry(scores):
     assert stats.auc(high, low) == 1
     assert stats.auc(low, high) == 0
     assert stats.auc(low, low) == 0.5
-    assert stats.auc(*scores) == pytest.approx(1 - stats.auc(scores[1], scores[0]), abs=1e-12)
+    assert float(stats.auc(*scores)) == pytest.approx(
+        1 - float(stats.auc(scores[1], scores[0])), abs=1e-12
+    )
 
 
 def test_roc_lies_on_sklearns_curve_and_keeps_its_ends(scores):
@@ -67,7 +69,7 @@ def test_chance_interval_of_auc_covers_what_chance_gives():
     trials = []
     for _ in range(600):
         aucs = [
-            stats.auc(torch.randn(m, generator=rng), torch.randn(n, generator=rng))
+            float(stats.auc(torch.randn(m, generator=rng), torch.randn(n, generator=rng)))
             for m, n in sizes
         ]
         trials.append(sum(aucs) / 3)
@@ -100,6 +102,21 @@ def test_bootstrap_of_a_mean_is_near_its_textbook_interval():
 def test_bootstrap_pairs_models_on_the_same_records():
     noise = torch.randn(100, generator=generator(3))
     both = torch.stack([noise + 1, noise])
-    got = stats.bootstrap(lambda x: {"gap": (x[0] - x[1]).mean().item()}, [both])["gap"]
+    got = stats.bootstrap(lambda x: {"gap": (x[0] - x[1]).mean(-1)}, [both])["gap"]
     assert got.low == pytest.approx(1, abs=1e-6)
     assert got.high == pytest.approx(1, abs=1e-6)
+
+
+def test_many_rows_at_once_are_each_row_alone(scores):
+    members, others = (torch.stack([s, s.flip(0) + 0.1]) for s in scores)
+    rows = [(members[i], others[i]) for i in range(2)]
+    assert torch.equal(stats.auc(members, others), torch.stack([stats.auc(*r) for r in rows]))
+    expected = torch.stack([stats.tpr_at(*r, 0.05) for r in rows])
+    assert torch.equal(stats.tpr_at(members, others, 0.05), expected)
+
+
+def test_bootstrap_does_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+    values = torch.randn(50, generator=generator(4)).double()
+    whole = stats.bootstrap(stats.average, [values])
+    monkeypatch.setattr(stats, "HELD", 50 * 7)
+    assert stats.bootstrap(stats.average, [values])["mean"] == whole["mean"]

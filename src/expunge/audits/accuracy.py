@@ -21,11 +21,10 @@ from expunge.types import Data
 SETS = ("forget", "retain", "val", "test")
 
 
-def summary(*right: Tensor) -> dict[str, float]:
+def summary(*right: Tensor) -> dict[str, Tensor]:
     """Return the accuracy of each set, in the order of `SETS`, and forget over val."""
-    values = {name: r.double().mean().item() for name, r in zip(SETS, right, strict=True)}
-    ratio = values["forget"] / values["val"] if values["val"] else float("nan")
-    return values | {"forget/val": ratio}
+    values = {name: r.double().mean(-1) for name, r in zip(SETS, right, strict=True)}
+    return values | {"forget/val": values["forget"] / values["val"]}
 
 
 def confusion(

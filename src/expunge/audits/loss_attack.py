@@ -94,14 +94,18 @@ class LossAttack(Audit):
         if self.folds < 2:
             raise ValueError(f"expected at least 2 folds, got {self.folds}")
 
-    def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
-        task, forget, others = case.request.task, case.request.forget, case.nonmembers
+    def check(self, case: Case) -> None:
+        super().check(case)
+        forget, others = case.request.forget, case.nonmembers
         if min(len(forget), len(others)) < 2 * self.folds:
             raise Refused(
                 f"loss_attack with {self.folds} folds needs {2 * self.folds} records on each "
                 f"side, got {len(forget)} to forget and {len(others)} never trained on; lower "
                 "`folds` or hold more records out"
             )
+
+    def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
+        task, forget, others = case.request.task, case.request.forget, case.nonmembers
         member = torch.cat([torch.ones(len(forget)), torch.zeros(len(others))]).bool()
 
         def run(signal: Signal) -> Attack:
@@ -113,7 +117,7 @@ class LossAttack(Audit):
         also = {f"auc_{name}": _auc(run(signal), member) for name, signal in extra.items()}
         records, sizes = _by_fold(main, member)
 
-        def summary(*groups: Tensor) -> dict[str, float]:
+        def summary(*groups: Tensor) -> dict[str, Tensor]:
             return _summary(groups[: self.folds], groups[self.folds :])
 
         fpr, tpr = stats.roc(main.scores[member], main.scores[~member])
@@ -140,16 +144,16 @@ def _by_fold(attack: Attack, member: Tensor) -> tuple[list[Tensor], list[tuple[i
     return inside + outside, sizes
 
 
-def _summary(inside: tuple[Tensor, ...], outside: tuple[Tensor, ...]) -> dict[str, float]:
+def _summary(inside: tuple[Tensor, ...], outside: tuple[Tensor, ...]) -> dict[str, Tensor]:
     aucs = [stats.auc(i, o) for i, o in zip(inside, outside, strict=True)]
-    tpr = stats.tpr_at(torch.cat(inside), torch.cat(outside), 0.01)
-    return {"auc": sum(aucs) / len(aucs), "tpr_at_1%_fpr": tpr}
+    tpr = stats.tpr_at(torch.cat(inside, -1), torch.cat(outside, -1), 0.01)
+    return {"auc": torch.stack(aucs).mean(0), "tpr_at_1%_fpr": tpr}
 
 
 def _auc(attack: Attack, member: Tensor) -> float:
     records, _ = _by_fold(attack, member)
     half = len(records) // 2
-    return _summary(tuple(records[:half]), tuple(records[half:]))["auc"]
+    return float(_summary(tuple(records[:half]), tuple(records[half:]))["auc"])
 
 
 def _balanced(attack: Attack, member: Tensor) -> float:

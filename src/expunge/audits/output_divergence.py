@@ -27,11 +27,10 @@ SETS = ("forget", "retain", "test", "never_trained")
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
-def summary(*distances: Tensor) -> dict[str, float]:
+def summary(*distances: Tensor) -> dict[str, Tensor]:
     """Return the mean of each group: Jensen-Shannon, then KL, on each of `SETS`."""
     names = [f"{kind}_{name}" for kind in ("js", "kl") for name in SETS]
-    means = [d.double().mean().item() for d in distances]
-    return dict(zip(names, means, strict=True))
+    return {name: d.double().mean(-1) for name, d in zip(names, distances, strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,21 @@
 """Look a problem over before any work: what does not fit is told now, not hours later."""
 
+import logging
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from expunge import registry
 from expunge.audit import Audit, Case
 from expunge.bench.problem import Problem
 from expunge.core.rng import fenced, generator
 from expunge.core.state import mode
 from expunge.lab import Lab
 from expunge.method import Method
-from expunge.subject import WhiteBox
+from expunge.subject import Refused, WhiteBox
+
+log = logging.getLogger(__name__)
 
 
 def check(problem: Problem, methods: Iterable[Method] = (), audits: Iterable[Audit] = ()) -> None:
@@ -36,6 +40,20 @@ def check(problem: Problem, methods: Iterable[Method] = (), audits: Iterable[Aud
     case = stand_in(problem)
     for audit in audits:
         audit.check(case)
+
+
+def applicable(case: Case) -> list[Audit]:
+    """Return every registered audit that can be asked of the case; warn of the others."""
+    found = []
+    for name in registry.audits.known():
+        audit = registry.audits.build({"name": name})
+        try:
+            audit.check(case)
+        except Refused as reason:
+            log.warning("%s was left out: %s", name, reason)
+        else:
+            found.append(audit)
+    return found
 
 
 def stand_in(problem: Problem) -> Case:

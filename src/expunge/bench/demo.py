@@ -2,14 +2,11 @@
 
 from expunge import registry
 from expunge.bench.spec import Spec, parse
+from expunge.types import Json
 
-SETTINGS = {
-    # Chosen on validation records, once, for a network of this size on these digits.
-    "finetune": {"descent": {"lr": 0.05, "epochs": 10}},
-    "gradient_ascent": {"descent": {"lr": 0.002, "epochs": 5}},
-    "random_label": {"descent": {"lr": 0.02, "epochs": 5}},
-    "salun": {"descent": {"lr": 0.02, "epochs": 5}},
-}
+# The largest of ten learning rates from 0.001 to 0.2 that costs at most two points of
+# validation accuracy, on an original of another seed; the forget set was not looked at.
+RATES = {"finetune": 0.2, "gradient_ascent": 0.01, "random_label": 0.002, "salun": 0.001}
 
 
 def demo() -> Spec:
@@ -18,14 +15,22 @@ def demo() -> Spec:
     return parse(
         {
             "name": "demo",
-            "data": [{"name": "digits"}],
-            "models": [{"name": "convnet", "width": 16}],
+            # Few training records, so that the network memorises what it cannot generalise.
+            "data": [{"name": "digits", "held": 0.78}],
+            "models": [{"name": "mlp", "hidden": [128]}],
             "training": {
-                "descent": {"lr": 0.05, "epochs": 30, "batch_size": 64, "schedule": "onecycle"}
+                "descent": {"lr": 0.05, "epochs": 40, "batch_size": 64, "schedule": "onecycle"}
             },
             "forget": [{"name": "random", "count": 100}],
-            "methods": [{"name": name} | SETTINGS.get(name, {}) for name in quick],
+            "methods": [_settled(name) for name in quick],
             "seeds": [0, 1, 2],
             "retrained": 4,
         }
     )
+
+
+def _settled(name: str) -> dict[str, Json]:
+    if name not in RATES:
+        return {"name": name}
+    epochs = 10 if name == "finetune" else 5
+    return {"name": name, "descent": {"lr": RATES[name], "epochs": epochs, "batch_size": 64}}

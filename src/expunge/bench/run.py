@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from expunge.bench import stages
-from expunge.bench.check import check
+from expunge.bench.check import applicable, check, stand_in
 from expunge.bench.problem import Problem, on_device, pose
 from expunge.bench.record import record
 from expunge.bench.spec import Spec
@@ -38,6 +38,11 @@ class Event(NamedTuple):
 
 
 Listen = Callable[[Event], None]
+
+
+def unheard(event: Event) -> None:
+    """Tell nobody."""
+    del event
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +81,13 @@ def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
 
 def expand(spec: Spec, device: str = "cpu") -> list[Cell]:
     """Return the grid's cells in the order of the spec."""
-    return [
-        Cell(
-            problem,
-            method,
-            seed,
-            stages.audited(problem, method, seed, spec.audits, spec.retrained),
-        )
-        for problem in problems(spec, device)
-        for method in spec.methods
-        for seed in spec.seeds
-    ]
+    cells = []
+    for problem in problems(spec, device):
+        audits = spec.audits or applicable(stand_in(problem))
+        for method, seed in product(spec.methods, spec.seeds):
+            stage = stages.audited(problem, method, seed, audits, spec.retrained)
+            cells.append(Cell(problem, method, seed, stage))
+    return cells
 
 
 def order(cells: Sequence[Cell]) -> list[Stage]:
@@ -110,7 +111,7 @@ def run(
     store: Store,
     *,
     device: str = "cpu",
-    listen: Listen = lambda event: None,
+    listen: Listen = unheard,
 ) -> list[Json]:
     """Compute what is missing and write `records.jsonl` and the splits to `folder`.
 
@@ -135,7 +136,7 @@ def walk(
     folder: Path,
     store: Store,
     *,
-    listen: Listen = lambda event: None,
+    listen: Listen = unheard,
 ) -> list[Json]:
     """Do what `run` does, for cells at hand."""
     store.sweep()
@@ -151,9 +152,7 @@ def walk(
                 done.add(stage.key)
                 compute(bench, stage, len(done), total, listen)
         found = bench.result(cell.stage).facts
-        records.append(
-            record(name, cell.problem, cell.method, cell.seed, found, cell.stage.key)
-        )
+        records.append(record(name, cell.problem, cell.method, cell.seed, found, cell.stage.key))
         write_text(folder / "records.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     return records
 

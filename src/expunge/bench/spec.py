@@ -2,8 +2,9 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from expunge import registry
 from expunge.audit import Audit
@@ -36,7 +37,7 @@ class Spec(Settings):
         models: Architectures of the original.
         forget: What is to be forgotten.
         methods: What is to be compared.
-        audits: What is asked of every unlearned model; left out, all of them.
+        audits: What is asked of every unlearned model; empty, all that apply.
         training: How originals are trained.
         holdout: What of the held-out records is for validation and for non-members.
         seeds: Each trains an original of its own and unlearns from it.
@@ -48,14 +49,14 @@ class Spec(Settings):
     models: tuple[Architecture, ...]
     forget: tuple[Forget, ...]
     methods: tuple[Method, ...]
-    audits: tuple[Audit, ...]
-    training: Training = Training()
+    audits: tuple[Audit, ...] = ()
+    training: Training = field(default_factory=Training)
     holdout: Holdout = Holdout()
     seeds: tuple[int, ...] = (0,)
     retrained: int = 3
 
     def __post_init__(self) -> None:
-        for name in (*KINDS, "seeds"):
+        for name in ("data", "models", "forget", "methods", "seeds"):
             if not getattr(self, name):
                 raise SpecError(f"expected at least one entry under '{name}', got none")
         if self.retrained < 0:
@@ -92,20 +93,17 @@ def parse(table: Mapping[str, Json]) -> Spec:
     for name in table:
         if name not in known:
             raise SpecError(suggest(name, known, "key"))
-    rest = dict(table)
-    lists = {name: _several(name, rest.pop(name, _absent(name))) for name in KINDS}
-    whole = {
+    rest: dict[str, Any] = dict(table)
+    lists: dict[str, Any] = {name: _several(name, rest.pop(name, [])) for name in KINDS}
+    whole: dict[str, Any] = {
         name: build(cls, rest.pop(name, {}))
         for name, cls in (("training", Training), ("holdout", Holdout))
     }
     _check_plain(rest)
-    return Spec(**lists, **whole, **{k: tuple(v) if k == "seeds" else v for k, v in rest.items()})
-
-
-def _absent(name: str) -> list[Json]:
-    if name == "audits":
-        return [{"name": found} for found in registry.audits.known()]
-    return []
+    if "audits" in table and not lists["audits"]:
+        raise SpecError("expected at least one entry under 'audits', or none of the key, got []")
+    rest["seeds"] = tuple(rest.get("seeds", (0,)))
+    return Spec(**lists, **whole, **rest)
 
 
 def _several(name: str, tables: Json) -> tuple[Json, ...]:

@@ -88,7 +88,7 @@ def _method(of: Group, label: str, records: Sequence[Record], shown: Sequence[Co
     cells = {c: cell for c, found in pairs.items() if (cell := _cell(c, found))}
     worst = Counter(kind(r) for r in records)
     peaks = [p for r in records if (p := r["measured"].get("peak_bytes")) is not None]
-    passes = [r["cost"]["forward"] + 2 * r["cost"]["backward"] for r in records if r["cost"]]
+    passes = [_passes(cost) for r in records if (cost := r["cost"])]
     return Row(
         kind="method",
         label=label,
@@ -101,6 +101,11 @@ def _method(of: Group, label: str, records: Sequence[Record], shown: Sequence[Co
         passes=_mean(passes),
         verdicts={k: worst[k] for k in sorted(worst, key=_severity)},
     )
+
+
+def _passes(cost: Mapping[str, int]) -> int:
+    """Return work in forward passes, of which a backward pass costs two."""
+    return cost["forward"] + 2 * cost["backward"]
 
 
 def _severity(verdict: str) -> int:
@@ -123,9 +128,11 @@ def _cell(column: Column, found: Sequence[Finding]) -> Cell | None:
 
 def _unseen(found: Sequence[Finding], side: str, column: Column) -> Estimate | None:
     """Return what records never trained on would give: the first run's, as an example."""
-    null = found[0][side].get("null") if column.headline and column.decides else None
-    value = number(null["value"]) if null else None
-    return None if value is None else bootstrapped(value, (null["low"], null["high"]))
+    null: Mapping[str, Any] = found[0][side].get("null") or {}
+    value = number(null.get("value"))
+    if value is None or not (column.headline and column.decides):
+        return None
+    return bootstrapped(value, (null["low"], null["high"]))
 
 
 def _possible(estimate: Estimate, column: Column) -> Estimate:
@@ -163,8 +170,8 @@ def reference(finding: Finding, column: Column) -> float | None:
     return fmean(values) if values else None
 
 
-def _mean(values: Sequence[float | None]) -> Estimate | None:
-    known = [v for v in values if v is not None]
+def _mean(values: Sequence[object]) -> Estimate | None:
+    known = [v for value in values if (v := number(value)) is not None]
     return student(known, "seeds") if known else None
 
 

@@ -84,7 +84,8 @@ def parse(arguments: list[str]) -> Command:
         ValueError: When there is no such command, or no such method.
         SystemExit: After help, or after the parser told what is wrong with a flag.
     """
-    name, *rest = arguments or ["--help"]
+    arguments = arguments or ["--help"]
+    name, *rest = arguments
     if name in COMMANDS:
         cls = with_methods(rest) if name == "unlearn" else COMMANDS[name]
         return tyro.cli(cls, prog=f"expunge {name}", args=rest, config=MARKERS)

@@ -11,10 +11,12 @@ from expunge.cli.inputs import Inputs
 if TYPE_CHECKING:
     from torch import nn
 
+    from expunge.audit import Audit as Question
     from expunge.audit import Finding
     from expunge.bench.problem import Problem
     from expunge.bench.stages import Stage
     from expunge.cli.gate import Gate
+    from expunge.core.cost import Cost
 
 GATE_FAILED = 3
 
@@ -25,11 +27,13 @@ class Given(NamedTuple):
     Attributes:
         problem: What was to be forgotten.
         models: The original, the unlearned model, and retrained ones.
+        audits: What is asked.
         gates: Conditions to judge.
     """
 
     problem: "Problem"
     models: "Sequence[nn.Module]"
+    audits: "Sequence[Question]"
     gates: "Sequence[Gate]"
 
 
@@ -65,33 +69,33 @@ class Audit(Inputs):
 
     def prepare(self) -> Work:
         from expunge import api, registry
-        from expunge.bench.check import check
+        from expunge.bench.check import applicable, check, stand_in
         from expunge.bench.store import probe
         from expunge.cli import gate
 
-        asked = [registry.audits.build({"name": name}) for name in self._named]
+        named = flat(self.audits, "--audits")
+        audits = [registry.audits.build({"name": name}) for name in named]
         if self.retrain < 0:
             raise ValueError(f"expected --retrain >= 0, got {self.retrain}")
-        known = self._named or tuple(registry.audits.known())
+        known = named or tuple(registry.audits.known())
         gates = gate.parse(flat(self.fail_if, "--fail-if"), known)
         paths = (self.before, self.after, *flat(self.retrained, "--retrained"))
         if not self.plan:
             probe(self.out)
             probe(self.store)
         problem = self.problem()
-        check(problem, audits=asked)
+        check(problem, audits=audits)
+        audits = audits or applicable(stand_in(problem))
         if self.plan:
             return lambda: self._plan(problem)
         models = [api.load(path, problem.recipe, self.device) for path in paths]
-        return lambda: self._work(Given(problem, models, gates))
-
-    @property
-    def _named(self) -> tuple[str, ...]:
-        return flat(self.audits, "--audits")
+        return lambda: self._work(Given(problem, models, audits, gates))
 
     def _work(self, given: Given) -> int:
         from expunge import api
         from expunge.cli.console import spinner
+
+        from expunge.subject import WhiteBox
 
         before, after, *controls = given.models
         controls = [*controls, *self._trained(given.problem)]
@@ -99,9 +103,9 @@ class Audit(Inputs):
             findings = api.audit(
                 given.problem,
                 before,
-                after,
+                WhiteBox(after, cost=told_cost(self.after)),
                 controls,
-                audits=self._named or None,
+                audits=given.audits,
                 seed=self.seed,
             )
         return self._conclude(given, findings)
@@ -158,6 +162,20 @@ class Audit(Inputs):
         with spinner("timing a few steps"):
             items = price(owned, store)
         return tell_plan(items, store, as_json=self.json)
+
+
+def told_cost(checkpoint: Path) -> "Cost | None":
+    """Return what `expunge unlearn` wrote beside a checkpoint of what it cost, if it did."""
+    import json
+
+    from expunge.core.cost import Cost
+
+    try:
+        facts = json.loads(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))
+        measured = {name: facts["measured"][name] for name in ("seconds", "peak_bytes")}
+        return Cost(**facts["cost"], **measured)
+    except (OSError, ValueError, KeyError, TypeError):  # none, or another program's
+        return None
 
 
 def _tell(findings: "list[Finding]", verdict: dict[str, str], failed: list[str]) -> None:

@@ -1,10 +1,12 @@
 """Named settings in one argument: `resnet,width=16,depth=18`."""
 
+import re
 import tomllib
 from pathlib import Path
 
 from expunge.types import Json
 
+PAIR = re.compile(r",(?=\s*[\w.]+\s*=)")  # a comma before a key, not one within a list
 SUFFIXES = {".npz": "npz", ".csv": "table", ".parquet": "table"}
 
 
@@ -13,16 +15,19 @@ def table(text: str) -> dict[str, Json]:
 
     A value is read as TOML, and as plain text where it is not; `a.b=1` nests.
     """
-    name, *pairs = text.split(",")
+    name, *pairs = PAIR.split(text)
+    if "," in name:
+        rest = name.partition(",")[2]
+        raise ValueError(f"expected key=value after a comma, got '{rest}' in '{text}'")
     found: dict[str, Json] = {"name": name.strip()}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"expected key=value after '{name},', got '{pair}' in '{text}'")
+        key, _, value = pair.partition("=")
         place = found
         *above, last = key.strip().split(".")
         for part in above:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"'{part}' is given twice in '{text}', as a value and with parts")
         place[last] = _value(value.strip())
     return found
 
@@ -45,6 +50,8 @@ def chosen(text: str) -> dict[str, Json]:
     head = text.partition(",")[0]
     if Path(head).is_file() and "=" not in text:
         return {"name": "ids", "path": head}
+    if Path(head).suffix or "/" in head:
+        raise ValueError(f"there is no file {head}; expected a list of record ids, one a line")
     return table(text)
 
 

@@ -39,14 +39,14 @@ def say(text: str, style: str | None = None) -> None:
     out.print(text, style=style, markup=False, highlight=False, soft_wrap=not out.is_terminal)
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Return seconds as a person says them."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Return bytes as a person says them."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:

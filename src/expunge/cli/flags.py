@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar, runtime_checkable
 
 import tyro
 
@@ -29,6 +29,7 @@ Conditions = Annotated[
 ]
 
 
+@runtime_checkable
 class Command(Protocol):
     """One of the verbs of the command line."""
 

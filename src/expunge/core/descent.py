@@ -59,7 +59,7 @@ def descend(
         Diverged: After the first round that ends with a loss that is not finite.
     """
     layout = _layout(model)
-    model.to(memory_format=layout)
+    model.to(memory_format=layout)  # pyright: ignore[reportCallIssue] not in its stubs
     optimizer = _optimizer(model, descent, folded=mask is not None)
     device = device_of(model).type
     half = _half(model, descent, device)

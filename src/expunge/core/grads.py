@@ -107,7 +107,7 @@ def _by_layer(model: nn.Module, leaves: Gradients, task: Task, batch: Batch) -> 
         return None
     losses, calls = told
     edges = [call.edge for call in calls.values() if call.edge is not None]
-    backs = torch.autograd.grad(losses.sum(), edges, allow_unused=True)
+    backs = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
     layers = layers_of(model)
     return {
         f"{name}.{kind}".lstrip("."): part
@@ -118,19 +118,26 @@ def _by_layer(model: nn.Module, leaves: Gradients, task: Task, batch: Batch) -> 
 
 
 def _by_record(model: nn.Module, leaves: Gradients, task: Task, batch: Batch) -> Gradients:
-    """Return the sums of squares by one gradient per record, vectorised."""
+    """Return the sums of squares by one gradient per record, vectorised where that pays."""
 
     def loss(leaves: Gradients, x: Inputs, y: Tensor) -> Tensor:
         one = each(x, lambda part: part[None])
         return task.losses(functional_call(model, leaves, (one,)), y[None])[0]
 
-    per_record = vmap(grad(loss), in_dims=(None, 0, 0))
     numbers = sum(leaf.numel() for leaf in leaves.values())
-    size = max(1, VMAP_NUMBERS // max(1, numbers))
+    # PyTorch has no vectorised recurrence on a CPU: it loops, ten times slower than we do.
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    size = 1 if recurrent else max(1, VMAP_NUMBERS // max(1, numbers))
     plain = {name: leaf.detach() for name, leaf in leaves.items()}
     total = {name: torch.zeros_like(leaf) for name, leaf in plain.items()}
     for rows in torch.arange(len(batch.y), device=batch.y.device).split(size):
-        x = each(batch.x, lambda part, rows=rows: part[rows])
-        for name, part in per_record(plain, x, batch.y[rows]).items():
+        x, y = each(batch.x, lambda part, rows=rows: part[rows]), batch.y[rows]
+        if size == 1:
+            alone = loss(leaves, each(x, lambda part: part[0]), y[0])
+            parts = torch.autograd.grad(alone, list(leaves.values()), materialize_grads=True)
+            found = {name: part[None] for name, part in zip(leaves, parts, strict=True)}
+        else:
+            found = vmap(grad(loss), in_dims=(None, 0, 0))(plain, x, y)
+        for name, part in found.items():
             total[name] += part.square().sum(0)  # not in place: two may be one tensor
     return total

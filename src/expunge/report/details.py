@@ -41,12 +41,12 @@ class Asked(NamedTuple):
     values: list[Value]
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Return a count with separators: 45,000."""
     return f"{count:,.0f}"
 
 
-def memory(count: float | None) -> str:
+def memory(count: int | float | None) -> str:
     """Return bytes in the unit a person would choose."""
     if count is None:
         return "not measured"
@@ -69,7 +69,9 @@ def _asked(row: Row, audit: str, controls: Mapping[str, Row | None]) -> Asked:
     models = {"unlearned": row} | dict(controls)
     answers = {k: evidence.answers(r, audit) if r else [] for k, r in models.items()}
     values = [
-        Value(name, *(_said(answers[kind], name) for kind in ("unlearned", "original", "retrained")))
+        Value(
+            name, *(_said(answers[kind], name) for kind in ("unlearned", "original", "retrained"))
+        )
         for name in first["unlearned"]["values"]
     ]
     return Asked(
@@ -96,7 +98,7 @@ def problem(record: Record) -> Facts:
     data, forget, model = record["data"], record["forget"], record["model"]
     return {
         "Data": f"{data['name']}: {size(data['train'])} training and {size(data['test'])} "
-        f"test records, {size(len(data['classes']))} classes",
+        "test records" + (f", {len(data['classes'])} classes" if data.get("classes") else ""),
         "Data digest": data.get("digest") or "not recorded",
         "Forget set": f"{forget['name']}: {size(forget['forget'])} to forget, "
         f"{size(forget['retain'])} to keep, {size(forget['val'])} for validation, "

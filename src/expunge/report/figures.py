@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from expunge.bench.rows import Column, Row
-from expunge.report import charts, evidence
-from expunge.report.charts import Chart, Kinds
+from expunge.report import charts, comparison, evidence
+from expunge.report.charts import Kinds
 from expunge.report.evidence import Risky
+from expunge.report.marks import Chart
 
 # Sets of records as the report calls them.
 SETS = {"forget": "records to forget", "test": "test records", "retain": "records kept"}
@@ -80,7 +81,7 @@ class Group:
             forgetting = self._column(audit, value)
             if utility and forgetting:
                 out += self.album.add(
-                    charts.tradeoff(self.rows, forgetting, utility),
+                    comparison.tradeoff(self.rows, forgetting, utility),
                     f"{forgetting.title} and {utility.title.lower()}",
                     "each model's forgetting against its utility, sized by its cost",
                 )
@@ -92,7 +93,7 @@ class Group:
         for column in self.rows[0].columns:
             if column.headline and column.decides:
                 out += self.album.add(
-                    charts.distances(self.rows, column),
+                    comparison.distances(self.rows, column),
                     f"{column.heading}",
                     "each model's distance from the retrained models' mean",
                 )

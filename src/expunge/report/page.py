@@ -22,7 +22,7 @@ from expunge.bench.rows import Row
 from expunge.bench.summary import SEVERITY, summarise
 from expunge.bench.table import CAPTION, duration, interval
 from expunge.report import details, figures, theme
-from expunge.report.charts import VEGA_LITE
+from expunge.report.marks import VEGA_LITE
 
 COMPACT: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False}
 EMBEDDED = 1_500_000  # characters of records that are worth carrying in the page
@@ -58,15 +58,15 @@ def render(records: Sequence[Record]) -> str:
     embedded = _finite(details.slim(records))
     environment = _environment()
     data = htmlsafe_json_dumps(embedded, **COMPACT)
-    scripts = {"bundle": _bundle(), "script": Markup(_asset("page.js"))}  # noqa: S704 our own files
+    scripts = {"bundle": _bundle(), "script": Markup(_asset("page.js"))}
     return environment.get_template("template.html.j2").render(
         runs=sorted({str(record["run"]) for record in records if record["run"]}),
         groups=views,
         meaning={k: v for k, v in details.MEANING.items() if k in _kinds(rows)},
         caption=CAPTION,
-        style=Markup(_asset("style.css")),  # noqa: S704 our own file
-        light=Markup(theme.css("light")),  # noqa: S704
-        dark=Markup(theme.css("dark")),  # noqa: S704
+        style=Markup(_asset("style.css")),
+        light=Markup(theme.css("light")),
+        dark=Markup(theme.css("dark")),
         charts={"config": theme.config(), "specs": _finite(album.specs)},
         records=data if len(data) <= EMBEDDED else None,
         environments=details.environment(records),
@@ -88,7 +88,6 @@ def _view(rows: Sequence[Row], album: figures.Album, number: int) -> Mapping[str
         "columns": rows[0].columns,
         "methods": methods,
         "seeds": len({record["seed"] for record in rows[0].group.records}),
-        "models": max((len(f["retrained"]) for r in rows[0].group.records for f in r["findings"]), default=0),
         "audits": list(dict.fromkeys(c.audit for c in rows[0].columns)),
         "controls": drawn.controls,
         "counts": _counts(methods),
@@ -100,7 +99,7 @@ def _view(rows: Sequence[Row], album: figures.Album, number: int) -> Mapping[str
         "risks": drawn.risks(),
         "problem": details.problem(first),
         "ledger": details.keys(rows[0].group.records),
-    }  # fmt: skip
+    }
 
 
 def _counts(methods: Sequence[Row]) -> dict[str, int]:
@@ -116,7 +115,7 @@ def _kinds(rows: Sequence[Row]) -> set[str]:
 def _bundle() -> Markup:
     """Return Vega, Vega-Lite and Vega-Embed as one script; made offline."""
     code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-    return Markup(code.replace("</script", "<\\/script"))  # noqa: S704 a library's own code
+    return Markup(code.replace("</script", "<\\/script"))
 
 
 def _asset(name: str) -> str:

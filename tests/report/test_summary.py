@@ -1,0 +1,179 @@
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from expunge.bench import table
+from expunge.bench.estimate import student
+from expunge.bench.groups import labels
+from tests.report import made
+
+
+def row(rows, label):
+    return next(row for row in rows if row.label == label)
+
+
+def cell(row, value):
+    return next(cell for column, cell in row.cells.items() if column.value == value)
+
+
+def test_interval_over_seeds_is_scipys():
+    values = [0.52, 0.61, 0.57, 0.49]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    got = student(values, "seeds")
+    assert got.value == pytest.approx(np.mean(values))
+    assert (got.low, got.high) == pytest.approx((low, high))
+
+
+def test_equal_values_give_no_interval():
+    assert student([0.5, 0.5], "seeds").low is None
+
+
+def test_a_method_is_the_mean_of_its_seeds():
+    records = made.records(3)
+    got = cell(row(table.summarise(records), "salun"), "auc")
+    values = [
+        f["unlearned"]["values"]["auc"]
+        for r in records
+        if r["method"]["name"] == "salun"
+        for f in r["findings"]
+        if f["audit"] == "loss_attack"
+    ]
+    assert got.estimate.value == pytest.approx(np.mean(values))
+    assert (got.estimate.basis, got.estimate.n) == ("seeds", 3)
+
+
+def test_gap_is_to_the_mean_of_retraining_of_the_same_seed():
+    records = made.records(2)
+    found = [
+        f
+        for r in records
+        if r["method"]["name"] == "finetune"
+        for f in r["findings"]
+        if f["audit"] == "loss_attack"
+    ]
+    gaps = [
+        f["unlearned"]["values"]["auc"] - np.mean([a["values"]["auc"] for a in f["retrained"]])
+        for f in found
+    ]
+    got = cell(row(table.summarise(records), "finetune"), "auc")
+    assert got.gap.value == pytest.approx(np.mean(gaps))
+    assert got.floor == pytest.approx(0.012)
+    assert not got.within
+
+
+def test_one_seed_keeps_the_runs_own_intervals():
+    records = made.records(1)
+    finding = next(f for f in records[-1]["findings"] if f["audit"] == "loss_attack")
+    got = cell(row(table.summarise(records), "salun"), "auc")
+    assert got.estimate.basis == "records"
+    assert [got.estimate.low, got.estimate.high] == finding["unlearned"]["intervals"]["auc"]
+    assert (got.gap.low, got.gap.high) == (finding["gap"]["low"], finding["gap"]["high"])
+
+
+def test_retrained_models_of_one_seed_vary_among_themselves():
+    got = cell(row(table.summarise(made.records(1, retrained=3)), "retrained"), "auc")
+    assert got.estimate.basis == "models"
+
+
+def test_a_control_counts_once_however_many_methods_there_are():
+    records = made.records(2)
+    alone = [r for r in records if r["method"]["name"] == "salun"]
+    for label in ("original", "retrained"):
+        everyone, one = (row(table.summarise(rs), label) for rs in (records, alone))
+        assert cell(everyone, "auc").estimate == cell(one, "auc").estimate
+
+
+def test_fractions_stay_fractions():
+    for got in table.summarise(made.records(3)):
+        for column, item in got.cells.items():
+            if column.unit == "%" and item.estimate.low is not None:
+                assert 0 <= item.estimate.low <= item.estimate.high <= 1
+
+
+def test_no_retrained_model_gives_no_gap_but_what_unseen_records_would():
+    rows = table.summarise(made.records(1, retrained=0))
+    assert "retrained" not in [r.label for r in rows]
+    got = cell(row(rows, "salun"), "auc")
+    assert got.gap is None
+    assert (got.unseen.low, got.unseen.high) == (0.47, 0.53)
+
+
+def test_distances_of_weights_and_costs_have_no_gap():
+    got = row(table.summarise(made.records(2)), "salun")
+    assert cell(got, "l2").gap is None
+    assert cell(got, "of_retraining").gap is None
+
+
+def test_a_method_is_judged_by_its_worst_seed():
+    records = [made.record("salun", 0), made.record("salun", 1), made.record("salun", 2)]
+    records[1]["verdict"] = {"kind": "leaks", "sentence": "it shows"}
+    got = row(table.summarise(records), "salun")
+    assert got.verdict == "leaks"
+    assert got.sentence == "it shows"
+    assert got.verdicts == {"leaks": 1, "forgotten": 2}
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_failures_are_rows_without_numbers(status):
+    records = [made.record("salun", 0), made.record("finetune", 0, status=status)]
+    got = row(table.summarise(records), "finetune")
+    assert (got.verdict, dict(got.cells)) == (status, {})
+    only = table.summarise([made.record("finetune", 0, status=status)])
+    assert [r.kind for r in only] == ["method"]
+
+
+def test_namesakes_are_told_apart_by_what_differs():
+    things = [
+        {"name": "salun", "settings": {"sparsity": 0.5, "descent": {"lr": 0.1}}},
+        {"name": "salun", "settings": {"sparsity": 0.9, "descent": {"lr": 0.1}}},
+        {"name": "finetune", "settings": {}},
+    ]
+    assert labels(things) == ["salun (sparsity 0.5)", "salun (sparsity 0.9)", "finetune"]
+
+
+def test_different_problems_are_different_groups():
+    rows = table.summarise([made.record(data="cifar10"), made.record(data="svhn")])
+    assert {r.group.title.split(" ")[0] for r in rows} == {"cifar10", "svhn"}
+
+
+def test_an_unknown_audit_shows_its_headline():
+    rows = table.summarise([made.record(audits=("oddity",))])
+    assert [c.title for c in rows[0].columns] == ["oddity: strangeness"]
+
+
+def test_values_that_are_missing_leave_a_hole():
+    record = made.record()
+    for found in record["findings"]:
+        found["unlearned"]["values"] = dict.fromkeys(found["unlearned"]["values"])
+    got = row(table.summarise([record]), "salun")
+    assert dict(got.cells) == {}
+    assert "—" in table.markdown(table.summarise([record]))
+
+
+def test_no_records_is_an_error():
+    with pytest.raises(ValueError, match="at least one record"):
+        table.summarise([])
+
+
+def test_text_and_markdown_say_the_same_verdicts():
+    rows = table.summarise(made.records(2))
+    console = Console(width=140, file=io.StringIO())
+    console.print(table.text(rows))
+    text, markdown = console.file.getvalue(), table.markdown(rows)
+    for said in ("finetune", "leaks 2/2", "control"):
+        assert said in text
+        assert said in markdown
+    assert markdown.count("\n|") == len(rows) + 2
+
+
+def test_names_cannot_break_a_markdown_table_or_a_terminal():
+    record = made.record()
+    record["method"]["name"] = "a|b<script>[red]"
+    rows = table.summarise([record])
+    assert "a\\|b\\<script>\\[red]" in table.markdown(rows)
+    console = Console(width=140, file=io.StringIO())
+    console.print(table.text(rows))
+    assert "a|b<script>[red]" in console.file.getvalue()
