@@ -13,10 +13,12 @@ from torch import nn
 
 from expunge import registry
 from expunge.audit import Audit, Case, Finding
+from expunge.bench import run as grid
 from expunge.bench.check import applicable, check
 from expunge.bench.problem import Problem, Training, on_device, pose
 from expunge.bench.record import outcome, record
-from expunge.bench.store import guarded
+from expunge.bench.spec import read as read_spec
+from expunge.bench.store import Store, guarded
 from expunge.core.cost import Meter
 from expunge.core.state import finite
 from expunge.data.forget import ById
@@ -139,16 +141,40 @@ def report(problem: Problem, findings: Mapping[str, Sequence[Finding]], path: st
     write(records, Path(path))
 
 
+def run(
+    spec: str | Path,
+    out: str | Path | None = None,
+    *,
+    store: str | Path = "runs/store",
+    device: str = "cpu",
+) -> list[Json]:
+    """Compute a grid, or what is missing of it, and return its records.
+
+    Args:
+        spec: The TOML file that says what to compute.
+        out: Where `records.jsonl` and `report.html` go; left out, `runs/<name>`.
+        store: Where models and findings are kept.
+        device: cpu, cuda or mps.
+    """
+    from expunge.report.page import write  # charts are slow to import
+
+    wanted = read_spec(Path(spec))
+    folder = Path(out) if out else Path("runs") / wanted.name
+    records = grid.run(wanted, folder, Store(Path(store)), device=device)
+    write(records, folder / "report.html")
+    return records
+
+
 def load(path: str | Path, recipe: Recipe, device: str | torch.device = "cpu") -> nn.Module:
     """Load a checkpoint into the recipe's network.
 
     Raises:
         ValueError: When the file is not safetensors, holds NaN, or does not fit the model.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint at {path}; expected a safetensors file")
     try:
         state = load_file(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no checkpoint at {path}") from error
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a safetensors file ({error}); save the state dict with "
