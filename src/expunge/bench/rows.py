@@ -53,7 +53,7 @@ class Column:
         if self.share:
             return f"{value:{sign}.1f}"
         small = value != 0 and not 1e-3 <= abs(value) < 1e4
-        return f"{value:{sign}.2g}" if small else f"{value:{sign}.3f}"
+        return f"{value:{sign}.1e}" if small else f"{value:{sign}.3f}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,8 @@ def read(path: Path) -> Spec:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SpecError(f"there is no spec at {path}") from error
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}; expected a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not valid TOML: {error}") from error
     try:

@@ -28,21 +28,21 @@ CAPTION = (
     "∅: where records never trained on would put the value, if nothing was retrained."
 )
 BRIEF = (
-    "Means over seeds. Δ: minus the mean of retraining; ≈ in its place: no larger than "
-    "chance between retrained models makes it. Intervals and the rest are in the report."
+    "The worst verdict of any seed; means over seeds. ≈: no farther from retraining than retrained models are from each "
+    "other by chance. Intervals and the rest are in the report."
 )
 
 
 def text(rows: Sequence[Row]) -> Table:
     """Return the rows as a table for the terminal: the numbers that decide, and the price."""
-    table = Table(box=SIMPLE_HEAD, caption=BRIEF, caption_justify="left", padding=(0, 1, 1, 0))
+    table = Table(box=SIMPLE_HEAD, caption=BRIEF, caption_justify="left", padding=0, show_edge=False)
     every = dict.fromkeys(column for row in rows for column in row.columns)
     columns = [column for column in every if column.brief]
     table.add_column("model", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for column in columns:
-        table.add_column(escape(column.heading), justify="right")
-    table.add_column("time", justify="right")
+        heading = f"{column.title} %" if column.share else column.title
+        table.add_column(escape(heading), justify="right", overflow="fold")
     titles = len({row.group.title for row in rows}) > 1
     for title, part in groupby(rows, key=lambda row: row.group.title):
         if titles:
@@ -50,8 +50,7 @@ def text(rows: Sequence[Row]) -> Table:
             table.add_row(f"[bold]{escape(title)}[/bold]")
         for row in part:
             cells = [escape(short(row.cells.get(c), c)) for c in columns]
-            seconds = NONE if row.seconds is None else duration(row.seconds.value)
-            table.add_row(escape(row.label), _badge(row), *cells, seconds)
+            table.add_row(escape(row.label), _badge(row), *cells)
     return table
 
 
@@ -80,17 +79,18 @@ def said(cell: Cell | None, column: Column) -> str:
 
 
 def short(cell: Cell | None, column: Column) -> str:
-    """Return a cell in two short lines: the value, and its gap to retraining."""
+    """Return a cell's value, marked where it is no farther from retraining than by chance."""
     if cell is None:
         return NONE
-    return "\n".join([column.show(cell.estimate.value), *gap(cell, column)])
+    return ("≈" if cell.within else "") + column.show(cell.estimate.value)
 
 
 def gap(cell: Cell, column: Column) -> list[str]:
     """Return the gap in words, or what unseen records would give, where there is either."""
     if cell.gap is None:
         return [f"∅{interval(cell.unseen, column, mark=False)}"] if cell.unseen else []
-    return [f"{'≈' if cell.within else 'Δ'} {column.show(cell.gap.value, signed=True)}"]
+    # No space: a narrow terminal would break the line at it.
+    return [f"{'≈' if cell.within else 'Δ'}{column.show(cell.gap.value, signed=True)}"]
 
 
 def interval(estimate: Estimate, column: Column, *, mark: bool = True) -> str:
@@ -120,7 +120,8 @@ def _badge(row: Row) -> str:
     if not row.verdicts:
         return "[dim]control[/dim]"
     mark, colour = MARKS.get(row.verdict, ("?", "white"))
-    return f"[{colour}]{mark} {escape(counted(row))}[/{colour}]"
+    words = f"{row.verdict} {row.verdicts[row.verdict]}/{row.seeds}"
+    return f"[{colour}]{mark} {escape(words)}[/{colour}]"
 
 
 def _line(cells: Sequence[str]) -> str:
