@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
     monkeypatch.setattr(os, "fsync", full)
     store = Store(tmp_path / "store")
-    with pytest.raises(OSError, match="is full .* free some space"):
+    with pytest.raises(OSError, match=r"is full .* free some space"):
         store.put("models", KEY, artifact())
     with pytest.raises(OSError, match="is full"):
         write_text(tmp_path / "records.jsonl", "{}")

@@ -1,4 +1,4 @@
-"""A folder of one's own with data, a checkpoint and a list of ids, and a way to call the command."""
+"""A folder with data, a checkpoint and a list of ids, and a way to call the command."""
 
 from collections.abc import Callable
 from pathlib import Path

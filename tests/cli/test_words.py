@@ -35,7 +35,7 @@ def test_a_list_may_hold_commas() -> None:
 
 @pytest.mark.parametrize("text", ["mlp,width", "mlp,,a=1", "mlp,a=1,a.b=2"])
 def test_settings_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="key=value|twice"):
+    with pytest.raises(ValueError, match=r"key=value|twice"):
         compact.table(text)
 
 
@@ -70,7 +70,7 @@ def test_a_list_of_ids_that_is_not_there_is_told_as_such(tmp_path: Path) -> None
         ("loss_attack.tpr_at_1%_fpr>-1", True),
     ],
 )
-def test_gates(text: str, holds: bool) -> None:
+def test_gates(text: str, *, holds: bool) -> None:
     (one,) = gate.parse([text], ["loss_attack", "cost"])
     assert one.holds(VALUES) is holds
 

@@ -59,8 +59,8 @@ def test_the_page_says_what_was_done(html):
     assert "No retrained model" not in html
 
 
-def test_the_same_records_give_the_same_page(html):
-    assert page.render(made.records(2)) == html
+def test_the_same_records_give_the_same_page():
+    assert page.render([made.record()]) == page.render([made.record()])
 
 
 def test_hostile_names_stay_words():
@@ -73,11 +73,11 @@ def test_hostile_names_stay_words():
         finding |= {"statement": HOSTILE, "question": HOSTILE}
         if "index" in finding["unlearned"]["arrays"]:
             finding["unlearned"]["arrays"]["ids"] = [HOSTILE] * 400
-    plain, hostile = parse(page.render([made.record()])), parse(page.render([record]))
+    html = page.render([record])
+    plain, hostile = parse(page.render([made.record(audits=())])), parse(html)
     assert hostile.tags.count("script") == plain.tags.count("script")
     assert "img" not in hostile.tags
     assert hostile.handlers == []
-    html = page.render([record])
     assert "<script>alert" not in html
     assert 'href="javascript' not in html
     assert "49" not in html.split("<h1>")[1].split("</h1>")[0]
@@ -92,14 +92,14 @@ def test_records_come_along_without_arrays(html):
 
 def test_too_many_records_are_left_out_and_the_page_says_so(monkeypatch):
     monkeypatch.setattr(page, "EMBEDDED", 10)
-    html = page.render([made.record()])
+    html = page.render([made.record(audits=())])
     assert 'id="records"' not in html
     assert 'id="download"' not in html
     assert "too many to be carried" in html
 
 
 def test_numbers_that_json_cannot_hold_do_not_break_the_page():
-    record = made.record()
+    record = made.record(audits=("accuracy",))
     record["findings"][0]["unlearned"]["values"]["forget"] = float("nan")
     html = page.render([record])
     assert "NaN" not in html.split('id="charts">')[1].split("</script>")[0]
@@ -108,15 +108,14 @@ def test_numbers_that_json_cannot_hold_do_not_break_the_page():
 @pytest.mark.parametrize(
     ("records", "words"),
     [
-        (made.records(1, retrained=0), "No retrained model"),
+        ([made.record(retrained=0)], "No retrained model"),
         ([made.record(retrained=1)], "salun"),
-        ([made.record()], "salun"),
         ([made.record(audits=("oddity",))], "oddity: strangeness"),
         ([made.record(audits=("accuracy",), classes=("a", "b"))], "Forget accuracy"),
         ([made.record(audits=())], "salun"),
-        ([made.record(), made.record("finetune", status="diverged")], "lower the learning rate"),
         ([made.record("finetune", status="failed")], "MemoryError"),
-        ([made.record(), made.record(data="svhn")], "group-2"),
+        ([made.record(audits=("cost",)), made.record("finetune", status="diverged")], "Diverged"),
+        ([made.record(audits=("cost",)), made.record(data="svhn", audits=())], "group-2"),
     ],
 )
 def test_every_kind_of_run_has_a_page(records, words):
@@ -132,11 +131,11 @@ def test_a_record_may_hold_very_little():
 
 
 def test_write_makes_the_folder_and_says_where_it_cannot(tmp_path):
-    page.write([made.record()], tmp_path / "new" / "report.html")
+    page.write([made.record(audits=())], tmp_path / "new" / "report.html")
     assert (tmp_path / "new" / "report.html").read_text().startswith("<!doctype html>")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write the report"):
-        page.write([made.record()], tmp_path / "file" / "report.html")
+        page.write([made.record(audits=())], tmp_path / "file" / "report.html")
 
 
 def test_no_records_is_an_error():

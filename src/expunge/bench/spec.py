@@ -98,7 +98,7 @@ def parse(table: Mapping[str, Json]) -> Spec:
     rest: dict[str, Any] = dict(table)
     lists: dict[str, Any] = {name: _several(name, rest.pop(name, [])) for name in KINDS}
     whole: dict[str, Any] = {
-        name: build(cls, rest.pop(name, {}))
+        name: _one(name, cls, rest.pop(name, {}))
         for name, cls in (("training", Training), ("holdout", Holdout))
     }
     _check_plain(rest)
@@ -106,6 +106,15 @@ def parse(table: Mapping[str, Json]) -> Spec:
         raise SpecError("expected at least one entry under 'audits', or none of the key, got []")
     rest["seeds"] = tuple(rest.get("seeds", (0,)))
     return Spec(**lists, **whole, **rest)
+
+
+def _one(name: str, cls: type, table: Json) -> Json:
+    if not isinstance(table, Mapping):
+        raise SpecError(f"expected '{name}' as a table, [{name}], got {table!r}")
+    try:
+        return build(cls, table)
+    except ValueError as error:
+        raise SpecError(f"[{name}] {error}") from error
 
 
 def _several(name: str, tables: Json) -> tuple[Json, ...]:

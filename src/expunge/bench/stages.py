@@ -13,7 +13,8 @@ from expunge.bench.store import Artifact, Store
 from expunge.config import key, plain
 from expunge.core.cost import Cost, Meter, metered
 from expunge.core.descent import Diverged, train
-from expunge.core.rng import derive
+from expunge.core.rng import derive, fenced
+from expunge.core.state import finite
 from expunge.lab import Lab
 from expunge.method import Method, Sizes
 from expunge.methods.retrain import Retrain
@@ -74,7 +75,7 @@ class Bench:
         if stage.key not in self._subjects:
             artifact = self.result(stage)
             self._subjects[stage.key] = WhiteBox(
-                _restore(artifact, fresh(problem.recipe), problem.sets.train),
+                _restore(artifact, _blank(fresh, problem.recipe), problem.sets.train),
                 cost=Cost(**artifact.facts["cost"], **artifact.facts["measured"]),
             )
         return self._subjects[stage.key]
@@ -86,7 +87,7 @@ class Bench:
     def trained(self, recipe: Recipe, data: Data, seed: int) -> nn.Module:
         """Train through the store: what a lab calls for shadow models."""
         stage = training("shadow model", recipe, data, seed)
-        return _restore(self.result(stage), recipe.fresh(), data)
+        return _restore(self.result(stage), _blank(Recipe.fresh, recipe), data)
 
 
 def training(what: str, recipe: Recipe, data: Data, seed: int, by: Method | None = None) -> Stage:
@@ -104,6 +105,8 @@ def training(what: str, recipe: Recipe, data: Data, seed: int, by: Method | None
                     model, trace = train(recipe, data, seed), {}
                 else:
                     model, trace = by.train(recipe, data, seed)
+            if not finite(model):
+                raise Diverged("the weights are not finite; lower the learning rate of `training`")
         except Diverged as error:
             return _diverged(f"{what}: {error}")
         return _pack(model, bill.cost, trace)
@@ -144,11 +147,12 @@ def unlearned(problem: Problem, method: Method, seed: int) -> Stage:
     }
 
     def make(bench: Bench, meter: Meter) -> Artifact:
-        network, request = problem.recipe.fresh(), problem.request
+        network, request = _blank(Recipe.fresh, problem.recipe), problem.request
         try:
             if "original" in needs:
                 artifact = bench.result(before)
-                network = _restore(artifact, method.fresh(problem.recipe), problem.sets.train)
+                blank = _blank(method.fresh, problem.recipe)
+                network = _restore(artifact, blank, problem.sets.train)
                 request = replace(request, trace=_part(artifact, "trace/"))
             outcome = method(
                 network.to(problem.sets.train.y.device),
@@ -247,6 +251,12 @@ def _pack(model: nn.Module, cost: Cost, trace: Trace) -> Artifact:
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"trace/{k}": v for k, v in trace.items()}
     return Artifact(tensors, {"cost": counts(cost), "measured": clock(cost)})
+
+
+def _blank(fresh: Callable[[Recipe], nn.Module], recipe: Recipe) -> nn.Module:
+    """Return a network to load weights into; the global generator stays as it was."""
+    with fenced(0):
+        return fresh(recipe)
 
 
 def _diverged(why: str) -> Artifact:

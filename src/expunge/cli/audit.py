@@ -94,7 +94,6 @@ class Audit(Inputs):
     def _work(self, given: Given) -> int:
         from expunge import api
         from expunge.cli.console import spinner
-
         from expunge.subject import WhiteBox
 
         before, after, *controls = given.models
