@@ -29,6 +29,7 @@ TABLE = {
     "audits": [{"name": "accuracy"}, {"name": "cost"}, {"name": "weight_distance"}],
     "retrained": 2,
 }
+ALL = [{"name": name} for name in registry.audits.known()]
 
 
 def spec(**changes: Json) -> Spec:
@@ -179,8 +180,7 @@ def test_two_runs_at_once(tmp_path: Path, whole: list[Json]) -> None:
 @pytest.mark.parametrize("lr", [1e3, 1e12, 1e30])
 def test_a_method_that_diverges_is_recorded_and_the_grid_goes_on(lr: float, tmp_path: Path) -> None:
     ascent = {"name": "gradient_ascent", "descent": {"lr": lr, "epochs": 3}}
-    audits = [{"name": name} for name in registry.audits.known()]
-    kinds(tmp_path, spec(methods=[ascent, {"name": "finetune"}], audits=audits))
+    kinds(tmp_path, spec(methods=[ascent, {"name": "finetune"}], audits=ALL))
     first, second = stable(tmp_path / "out")
     assert second["status"] == "done"
     if lr > 1e3:
@@ -215,9 +215,9 @@ def test_a_plan_computes_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_disk_estimate_is_of_the_right_order(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    foreseen = sum(item.size for item in plan(run.expand(spec()), store))
-    kinds(tmp_path)
+    store, wanted = Store(tmp_path / "store"), spec(audits=ALL)
+    foreseen = sum(item.size for item in plan(run.expand(wanted), store))
+    kinds(tmp_path, wanted)
     assert foreseen / 10 < store.size() < foreseen * 10
 
 

@@ -242,10 +242,11 @@ def test_neither_batch_size_nor_order_matters(name: str, gradient: Callable) -> 
 
 
 @pytest.mark.parametrize("piece", [1, 2000])
-def test_pieces_of_any_size_add_up(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["squares.CPU_PIECE", "grads.CPU_HELD"])
+def test_pieces_of_any_size_add_up(what: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = trained(Odd), images()
     whole = squared_gradients(model, CLASSIFY, [batch])
-    monkeypatch.setattr("expunge.core.squares.CPU_PIECE", piece)
+    monkeypatch.setattr(f"expunge.core.{what}", piece)
     agree(squared_gradients(model, CLASSIFY, [batch]), whole)
 
 

@@ -28,14 +28,16 @@ CAPTION = (
     "∅: where records never trained on would put the value, if nothing was retrained."
 )
 BRIEF = (
-    "The worst verdict of any seed; means over seeds. ≈: no farther from retraining than retrained models are from each "
-    "other by chance. Intervals and the rest are in the report."
+    "The worst verdict of any seed; means over seeds. ≈: no farther from retraining than "
+    "retrained models are from each other by chance. Intervals and the rest are in the report."
 )
 
 
 def text(rows: Sequence[Row]) -> Table:
     """Return the rows as a table for the terminal: the numbers that decide, and the price."""
-    table = Table(box=SIMPLE_HEAD, caption=BRIEF, caption_justify="left", padding=0, show_edge=False)
+    table = Table(
+        box=SIMPLE_HEAD, caption=BRIEF, caption_justify="left", padding=0, show_edge=False
+    )
     every = dict.fromkeys(column for row in rows for column in row.columns)
     columns = [column for column in every if column.brief]
     table.add_column("model", no_wrap=True)
