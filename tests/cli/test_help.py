@@ -82,8 +82,10 @@ def test_help_on_unlearn_names_every_method(call: Call) -> None:
 
 def test_a_method_has_its_fields_as_flags(here: Path) -> None:
     command = parse(
-        ["unlearn", *about(checkpoint="o.safetensors"), "--json"]
-        + ["salun", "--fraction", "0.3", "--descent.lr", "0.02"]
+        [
+            *("unlearn", *about(checkpoint="o.safetensors"), "--json"),
+            *("salun", "--fraction", "0.3", "--descent.lr", "0.02"),
+        ]
     )
     method = vars(command)["method"]
     assert method == registry.methods.build(

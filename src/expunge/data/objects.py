@@ -14,7 +14,7 @@ from expunge.data.tensors import TensorData
 from expunge.types import Sets, Source
 
 
-def from_dataset(  # noqa: PLR0913 all but the first are optional and named
+def from_dataset(
     train: Any,
     test: Any = None,
     *,
