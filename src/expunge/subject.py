@@ -63,7 +63,7 @@ class Subject(ABC):
         """Return the most likely class of each record."""
         return self.outputs(x).argmax(-1)
 
-    def score(self, data: Data, task: Task, score: Score, seed: int, size: int = 500) -> Tensor:
+    def score(self, data: Data, task: Task, score: Score, seed: int, size: int = 128) -> Tensor:
         """Return `score(outputs, y)` of every record, in order, on the CPU.
 
         Args:
@@ -76,7 +76,7 @@ class Subject(ABC):
         parts = [score(*answer) for answer in self._answers(data, task, seed, size)]
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def said(self, data: Data, task: Task, size: int = 500) -> tuple[Tensor, Tensor]:
+    def said(self, data: Data, task: Task, size: int = 128) -> tuple[Tensor, Tensor]:
         """Return the class said and the right one, of every record, on the CPU."""
         if self.access > Access.LABELS:
             return self.score(data, task, lambda out, _: out.argmax(-1), 0, size), data.y.cpu()

@@ -10,6 +10,7 @@ import pytest
 
 from expunge import api
 from expunge.bench.problem import Training
+from expunge.cli import main
 from expunge.types import Descent, Json
 
 SPEC = """
@@ -120,35 +121,42 @@ def test_two_processes_run_the_same_spec_at_once(grid: Path) -> None:
     assert len(stable(grid)) == 4
 
 
-def test_unlearn_then_audit(tmp_path: Path) -> None:
+def test_unlearn_then_audit_then_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     descent = Descent(lr=0.05, epochs=3, schedule="onecycle", weight_decay=5e-4)
     ids = [str(i) for i in range(60)]
     posed = api.problem("digits", "mlp", ids, training=Training(descent=descent))
-    api.save(posed.train(0), tmp_path / "original.safetensors")
-    (tmp_path / "ids.txt").write_text("\n".join(ids))
-    about = ["--data", "digits", "--model", "mlp", "--forget", "ids.txt", "--epochs", "3"]
+    api.save(posed.train(0), "original.safetensors")
+    Path("ids.txt").write_text("\n".join(ids))
+    about = "--data digits --model mlp --forget ids.txt --epochs 3"
 
-    method = ["salun", "--fraction", "0.3", "--descent.lr", "0.01", "--descent.epochs", "1"]
-    files = ["--checkpoint", "original.safetensors", "--out", "after.safetensors"]
-    out, err = expunge(tmp_path, "unlearn", *about, *files, *method)
+    files = "--checkpoint original.safetensors --out after.safetensors"
+    method = "salun --fraction 0.3 --descent.lr 0.01 --descent.epochs 1"
+    assert main(f"unlearn {about} {files} {method}".split()) == 0
+    out, err = capsys.readouterr()
     assert err == ""
     assert "salun ran on 60 of 997 records" in out
-    facts = json.loads((tmp_path / "after.json").read_text())
+    facts = json.loads(Path("after.json").read_text())
     assert facts["method"]["fraction"] == 0.3
     assert facts["cost"]["backward"] > 0
 
-    files = ["--before", "original.safetensors", "--after", "after.safetensors", "--retrain", "2"]
-    gates = ["--fail-if", "loss_attack.auc>0.01", "--fail-if", "accuracy.test<0"]
-    out, err = expunge(tmp_path, "audit", *about, *files, *gates, "--json", code=3)
+    files = "--before original.safetensors --after after.safetensors --retrain 2"
+    gates = "--fail-if loss_attack.auc>0.01 --fail-if accuracy.test<0"
+    assert main(f"audit {about} {files} {gates} --json".split()) == 3
+    out, err = capsys.readouterr()
     assert err == ""
     said = json.loads(out)
     assert said["failed"] == ["loss_attack.auc>0.01"]
-    assert (tmp_path / said["report"]).read_text().startswith("<!doctype html>")
-    costs = [f for f in said["record"]["findings"] if f["audit"] == "cost"]
-    assert costs[0]["unlearned"]["values"]["backward"] == facts["cost"]["backward"]
+    assert Path(said["report"]).read_text().lower().startswith("<!doctype html>")
+    (cost,) = (f for f in said["record"]["findings"] if f["audit"] == "cost")
+    assert cost["unlearned"]["values"]["backward"] == facts["cost"]["backward"]
 
-    out, err = expunge(tmp_path, "report", "audit", "--out", "a[b]/again.html")
-    assert "Report: a[b]/again.html" in out
+    assert main(f"audit {about} {files} --plan".split()) == 0
+    assert "2 stages, 2 cached, 0 missing" in capsys.readouterr().out
+    assert main(["report", "audit", "--out", "a[b]/again.html"]) == 0
+    assert "Report: a[b]/again.html" in capsys.readouterr().out
 
 
 @pytest.mark.slow

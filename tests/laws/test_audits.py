@@ -116,7 +116,7 @@ def test_values_do_not_depend_on_batch_size_or_order(audit, case, monkeypatch):
 
     batches = type(case.test).batches
 
-    def small(data, size=500, rng=None):
+    def small(data, size=128, rng=None):
         return batches(data, 7, rng)
 
     monkeypatch.setattr(type(case.test), "batches", small)

@@ -14,7 +14,7 @@ from expunge.config import key, plain
 from expunge.core.cost import Cost, Meter, metered
 from expunge.core.descent import Diverged, train
 from expunge.core.rng import derive, fenced
-from expunge.core.state import finite
+from expunge.core.state import finite, layout_of
 from expunge.lab import Lab
 from expunge.method import Method, Sizes
 from expunge.methods.retrain import Retrain
@@ -269,6 +269,7 @@ def _restore(artifact: Artifact, network: nn.Module, data: Data) -> nn.Module:
     if "diverged" in artifact.facts:
         raise Diverged(artifact.facts["diverged"])
     network.load_state_dict(_part(artifact, "model/"))
+    network.to(memory_format=layout_of(network))  # pyright: ignore[reportCallIssue] not in its stubs
     return network.to(data.y.device).eval()
 
 

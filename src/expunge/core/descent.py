@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core import rng
-from expunge.core.state import Norms, device_of, mode, recalibrate
+from expunge.core.state import Norms, convolves, device_of, layout_of, mode, recalibrate
 from expunge.types import Batch, Data, Descent, Inputs, Recipe, Watch, each
 
 Objective = Callable[[Batch], Tensor]
@@ -58,7 +58,7 @@ def descend(
     Raises:
         Diverged: After the first round that ends with a loss that is not finite.
     """
-    layout = _layout(model)
+    layout = layout_of(model)
     model.to(memory_format=layout)  # pyright: ignore[reportCallIssue] not in its stubs
     optimizer = _optimizer(model, descent, folded=mask is not None)
     device = device_of(model).type
@@ -146,14 +146,6 @@ def _shape_gradients(
             gradient.masked_fill_(~mask[name], 0)  # a product would keep inf * 0 = NaN
 
 
-def _convolves(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.Conv2d) for m in model.modules())
-
-
-def _layout(model: nn.Module) -> torch.memory_format:
-    return torch.channels_last if _convolves(model) else torch.preserve_format
-
-
 def _laid_out(x: Inputs, layout: torch.memory_format) -> Inputs:
     def lay(part: Tensor) -> Tensor:
         return part.contiguous(memory_format=layout) if part.dim() == 4 else part
@@ -167,4 +159,4 @@ def _half(model: nn.Module, descent: Descent, device: str) -> bool:
         return descent.precision == "bf16"
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
-    return _convolves(model) and torch.cpu._is_avx512_bf16_supported()
+    return convolves(model) and torch.cpu._is_avx512_bf16_supported()

@@ -72,6 +72,16 @@ def finite(model: nn.Module) -> bool:
     )
 
 
+def convolves(model: nn.Module) -> bool:
+    """Return whether the model has two-dimensional convolutions."""
+    return any(isinstance(m, nn.Conv2d) for m in model.modules())
+
+
+def layout_of(model: nn.Module) -> torch.memory_format:
+    """Return the memory format the model runs fastest in: convolutions want channels last."""
+    return torch.channels_last if convolves(model) else torch.preserve_format
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return where the model is; the CPU for one without parameters."""
     first = next(model.parameters(), None)
