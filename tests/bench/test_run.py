@@ -190,7 +190,7 @@ def test_a_method_that_diverges_is_recorded_and_the_grid_goes_on(lr: float, tmp_
 
 
 def test_an_original_that_diverges_is_recorded_too(tmp_path: Path) -> None:
-    kinds(tmp_path, spec(training={"descent": {"lr": 1e38, "epochs": 2}}))
+    kinds(tmp_path, spec(training={"descent": {"lr": 1e38, "epochs": 6}}))
     records = stable(tmp_path / "out")
     assert [r["status"] for r in records] == ["diverged"] * 2
     assert "original, seed 0: " in records[1]["error"]["message"]

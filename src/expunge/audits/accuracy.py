@@ -75,5 +75,5 @@ class Accuracy(Audit):
 def _reach(forget: Tensor, others: Tensor) -> Interval:
     """Return where the mean of as many other records as there are forget ones may lie."""
     deviation = float(others.std()) * math.sqrt(1 / len(forget) + 1 / len(others))
-    center = float(others.mean())
-    return Interval(center, center - 1.96 * deviation, center + 1.96 * deviation)
+    center, reach = float(others.mean()), 1.96 * deviation
+    return Interval(center, max(0.0, center - reach), min(1.0, center + reach))

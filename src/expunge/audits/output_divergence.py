@@ -61,7 +61,8 @@ class OutputDivergence(Audit):
 
         def distance(data: Data, kind: Distance) -> Tensor:
             mine = answers(subject, data)
-            return torch.stack([kind(answers(r, data), mine) for r in references]).mean(0)
+            between = torch.stack([kind(answers(r, data), mine) for r in references])
+            return between.clamp(min=0).mean(0)  # rounding may go below by 1e-9
 
         kinds = (losses.jensen_shannon, losses.kl)
         groups = [distance(data, kind) for kind in kinds for data in sets]
