@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed later. 3: a gate that failed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "" not in sys.path:  # your own modules are looked for here, as `python -m` does
+        sys.path.insert(0, "")
     try:
         work = _prepared(arguments)
         return work if isinstance(work, int) else _done(work)
