@@ -152,6 +152,10 @@ class Answer:
         }
 
 
+def _said(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "unknown"
+
+
 def _number(value: float) -> float | None:
     """Return what JSON can hold: None for what is not a finite number."""
     return value if math.isfinite(value) else None
@@ -268,10 +272,11 @@ class Finding:
     def __str__(self) -> str:
         """State the number, both controls, and what can and cannot be concluded."""
         name = next(iter(self.unlearned.values))
-        controls = ", ".join(f"{a.headline:.3f}" for a in self.retrained) or "none"
+        said = [_said(a.headline) for a in (self.unlearned, self.original, *self.retrained)]
+        controls = ", ".join(said[2:]) or "none"
         return (
-            f"{self.audit.card.name}: {name} {self.unlearned.headline:.3f} (original "
-            f"{self.original.headline:.3f}, retrained {controls}). {self._conclusion()}"
+            f"{self.audit.card.name}: {name} {said[0]} (original {said[1]}, "
+            f"retrained {controls}). {self._conclusion()}"
         )
 
     def _conclusion(self) -> str:
