@@ -27,7 +27,8 @@ class Holdout(Settings):
 
     Attributes:
         val: Share for validation, which methods may look at.
-        nonmembers: Share that attacks compare the forgotten records with.
+        nonmembers: Share that methods may take for records never trained on; audits use the
+            test set, which no method sees.
         seed: Of the draw, which keeps the proportions of the classes.
     """
 
@@ -71,7 +72,7 @@ class Parts:
         retain: Training records to keep.
         forget: Training records to remove.
         val: Held-out records for early stopping.
-        nonmembers: Held-out records for attacks to compare with.
+        nonmembers: Held-out records that methods may take for never trained on.
         test: The other held-out records.
     """
 
