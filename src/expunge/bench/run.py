@@ -157,14 +157,15 @@ def walk(
     return records
 
 
-def compute(bench: Bench, stage: Stage, number: int, total: int, listen: Listen) -> None:
-    """Compute one stage unless it is in the store, and tell the listener."""
+def compute(bench: Bench, stage: Stage, number: int, total: int, listen: Listen) -> Artifact:
+    """Return one stage's result, computed unless it is in the store; tell the listener."""
     meter = Meter()
-    known = bench.store.get(stage.kind, stage.key) is not None
-    if not known:
+    kept = bench.store.get(stage.kind, stage.key)
+    if kept is None:
         listen(Event("start", stage, number, total, meter))
-        bench.result(stage, meter)
-    listen(Event("cached" if known else "done", stage, number, total, meter))
+    found = kept or bench.make(stage, meter)
+    listen(Event("cached" if kept else "done", stage, number, total, meter))
+    return found
 
 
 def keep_splits(cells: Sequence[Cell], folder: Path) -> None:

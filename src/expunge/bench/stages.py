@@ -14,7 +14,7 @@ from expunge.config import key, plain
 from expunge.core.cost import Cost, Meter, metered
 from expunge.core.descent import Diverged, train
 from expunge.core.rng import derive, fenced
-from expunge.core.state import finite, layout_of
+from expunge.core.state import finite, lay_out
 from expunge.lab import Lab
 from expunge.method import Method, Sizes
 from expunge.methods.retrain import Retrain
@@ -56,13 +56,15 @@ class Bench:
         self.store = store
         self._subjects: dict[str, WhiteBox] = {}
 
-    def result(self, stage: Stage, meter: Meter | None = None) -> Artifact:
+    def result(self, stage: Stage) -> Artifact:
         """Fetch the stage's result, or compute and keep it."""
-        found = self.store.get(stage.kind, stage.key)
-        if found is None:
-            found = stage.make(self, meter or Meter())
-            self.store.put(stage.kind, stage.key, found)
-        return found
+        return self.store.get(stage.kind, stage.key) or self.make(stage, Meter())
+
+    def make(self, stage: Stage, meter: Meter) -> Artifact:
+        """Compute the stage's result and keep it."""
+        made = stage.make(self, meter)
+        self.store.put(stage.kind, stage.key, made)
+        return made
 
     def subject(
         self, stage: Stage, problem: Problem, fresh: Callable[[Recipe], nn.Module]
@@ -269,7 +271,7 @@ def _restore(artifact: Artifact, network: nn.Module, data: Data) -> nn.Module:
     if "diverged" in artifact.facts:
         raise Diverged(artifact.facts["diverged"])
     network.load_state_dict(_part(artifact, "model/"))
-    network.to(memory_format=layout_of(network))  # pyright: ignore[reportCallIssue] not in its stubs
+    lay_out(network)
     return network.to(data.y.device).eval()
 
 

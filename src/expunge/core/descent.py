@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core import rng
-from expunge.core.state import Norms, convolves, device_of, layout_of, mode, recalibrate
+from expunge.core.state import Norms, convolves, device_of, lay_out, mode, recalibrate
 from expunge.types import Batch, Data, Descent, Inputs, Recipe, Watch, each
 
 Objective = Callable[[Batch], Tensor]
@@ -58,8 +58,7 @@ def descend(
     Raises:
         Diverged: After the first round that ends with a loss that is not finite.
     """
-    layout = layout_of(model)
-    model.to(memory_format=layout)  # pyright: ignore[reportCallIssue] not in its stubs
+    layout = lay_out(model)
     optimizer = _optimizer(model, descent, folded=mask is not None)
     device = device_of(model).type
     half = _half(model, descent, device)
