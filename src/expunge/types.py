@@ -142,7 +142,7 @@ class Data(ABC):
         return whole.hexdigest()
 
 
-Schedule = Literal["constant", "cosine", "linear", "onecycle"]
+Schedule = Literal["constant", "cosine", "linear", "onecycle", "triangle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,9 @@ class Descent(Settings):
         nesterov: Look ahead along the momentum; SGD only.
         weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
         schedule: Of the learning rate over all steps, down to 0 but for `constant`;
-            `onecycle` first climbs over the first 30 % of the steps.
+            `onecycle` first climbs over the first 30 % of the steps; `triangle` climbs
+            over the first half, and falls to the height it started from.
+        stride: How often the rate changes: with every step, or with every epoch.
         warmup: Fraction of the steps, in [0, 1), over which the rate climbs from 0.
         precision: Of the forward pass: `auto` is bf16 where the hardware has it and the
             network convolves, which is where it pays, and fp32 elsewhere.
@@ -172,6 +174,7 @@ class Descent(Settings):
     nesterov: bool = False
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
+    stride: Literal["step", "epoch"] = "step"
     warmup: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
@@ -189,6 +192,8 @@ class Descent(Settings):
 
     def rate(self, progress: float) -> float:
         """Return the learning rate after a fraction of all steps, in [0, 1]."""
+        if self.schedule == "triangle":
+            return self.lr * self._triangle(progress)
         warmup = 0.3 if self.schedule == "onecycle" else self.warmup
         if progress < warmup:
             return self.lr * progress / warmup
@@ -200,6 +205,15 @@ class Descent(Settings):
             "onecycle": (1 - math.cos(math.pi * left)) / 2,
         }
         return self.lr * shape[self.schedule]
+
+    def _triangle(self, progress: float) -> float:
+        """Return the height of a triangle of as many steps as there are epochs.
+
+        Five epochs are 1/3, 2/3, 1, 2/3 and 1/3 high.
+        """
+        up = (self.epochs + 1) // 2
+        place = 1 + progress * self.epochs
+        return place / up if place <= up else (self.epochs + 1 - place) / (self.epochs + 1 - up)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """The library's one training loop."""
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,11 +23,51 @@ class Diverged(RuntimeError):
 
 
 class Pass(NamedTuple):
-    """One pass over records: what is minimised, and what BatchNorm does meanwhile."""
+    """One pass over records.
+
+    Attributes:
+        data: The records.
+        objective: What is minimised.
+        norms: What BatchNorm does meanwhile.
+        descent: Settings of its own. Passes of equal settings share an optimiser, and
+            those settings' schedule runs over the steps of these passes alone.
+        before: Called when the pass begins: noise on the weights, new labels.
+        after: Called after each step with its learning rate: a projection of the weights.
+    """
 
     data: Data
     objective: Objective
     norms: Norms
+    descent: Descent | None = None
+    before: Callable[[], None] | None = None
+    after: Callable[[float], None] | None = None
+
+
+class Run:
+    """An optimiser, and how far along its schedule it is."""
+
+    def __init__(self, model: nn.Module, descent: Descent, passes: Sequence[Pass], *, folded: bool):
+        self.descent = descent
+        self.optimizer = _optimizer(model, descent, folded=folded)
+        self._steps = [p.data.steps(descent.batch_size) for p in passes]
+        self._total = sum(self._steps)
+        self._done = 0
+
+    def step(self) -> float:
+        """Take a step at the rate that the schedule gives, and return that rate."""
+        progress = self._done / self._total
+        if self.descent.stride == "epoch":
+            progress = self._passed() / len(self._steps)
+        rate = self.descent.rate(progress)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = rate
+        self.optimizer.step()
+        self._done += 1
+        return rate
+
+    def _passed(self) -> int:
+        """Return how many passes are over."""
+        return sum(end <= self._done for end in itertools.accumulate(self._steps))
 
 
 def descend(
@@ -40,13 +81,13 @@ def descend(
     mask: Mask | None = None,
     adjust: Adjust | None = None,
 ) -> None:
-    """Minimise each pass's objective in turn, in place, with one optimiser.
+    """Minimise each pass's objective in turn, in place.
 
     Args:
         model: Its mode is restored afterwards and its gradients are dropped.
         rounds: Groups of passes; a watcher is shown the model after each group.
-        descent: The optimiser's settings. `epochs` is the caller's business: `rounds`
-            decides.
+        descent: The optimiser's settings, for passes without settings of their own.
+            `epochs` is the caller's business: `rounds` decides.
         recipe: Poses and augments the records as in training.
         draws: Of the order, of augmentation, and of whatever objectives draw from it.
         watch: Shown a copy of the model after each round; changes nothing.
@@ -59,34 +100,34 @@ def descend(
         Diverged: After the first round that ends with a loss that is not finite.
     """
     layout = lay_out(model)
-    optimizer = _optimizer(model, descent, folded=mask is not None)
     device = device_of(model).type
-    half = _half(model, descent, device)
-    total = sum(p.data.steps(descent.batch_size) for group in rounds for p in group)
-    step = 0
+    runs = _runs(model, rounds, descent, folded=mask is not None)
     for number, group in enumerate(rounds):
         loss = torch.zeros(())
-        for data, objective, norms in group:
-            with mode(model, training=True, norms=norms):
-                for batch in recipe.shuffled(data, descent.batch_size, draws):
+        for current in group:
+            run = runs[current.descent or descent]
+            half = _half(model, run.descent, device)
+            if current.before is not None:
+                current.before()
+            with mode(model, training=True, norms=current.norms):
+                for batch in recipe.shuffled(current.data, run.descent.batch_size, draws):
                     with torch.autocast(device, torch.bfloat16, enabled=half):
-                        loss = objective(batch._replace(x=_laid_out(batch.x, layout)))
-                    optimizer.zero_grad(set_to_none=True)
+                        loss = current.objective(batch._replace(x=_laid_out(batch.x, layout)))
+                    run.optimizer.zero_grad(set_to_none=True)
                     loss.backward()
-                    _shape_gradients(model, descent, mask, adjust)
-                    for settings in optimizer.param_groups:
-                        settings["lr"] = descent.rate(step / total)
-                    optimizer.step()
-                    step += 1
+                    _shape_gradients(model, run.descent, mask, adjust)
+                    rate = run.step()
+                    if current.after is not None:
+                        current.after(rate)
         if not math.isfinite(loss.item()):
             raise Diverged(
                 f"the loss was {loss.item()} after round {number + 1} of {len(rounds)}; "
-                f"lower the learning rate ({descent.lr:g}) or the number of rounds"
+                f"lower the learning rate ({_rates(runs)}) or the number of rounds"
             )
         if watch is not None:
             with rng.fenced(number), torch.no_grad():
                 watch(copy.deepcopy(model).eval(), number)
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
 
 
 def settle(
@@ -111,6 +152,19 @@ def train(recipe: Recipe, data: Data, seed: int, watch: Watch | None = None) -> 
         draws = rng.generator(seed, "order")
         descend(model, rounds, recipe.descent, recipe, draws, watch=watch)
     return model.eval()
+
+
+def _runs(
+    model: nn.Module, rounds: Sequence[Sequence[Pass]], descent: Descent, *, folded: bool
+) -> dict[Descent, Run]:
+    grouped: dict[Descent, list[Pass]] = {}
+    for current in itertools.chain.from_iterable(rounds):
+        grouped.setdefault(current.descent or descent, []).append(current)
+    return {own: Run(model, own, passes, folded=folded) for own, passes in grouped.items()}
+
+
+def _rates(runs: Iterable[Descent]) -> str:
+    return ", ".join(f"{own.lr:g}" for own in runs)
 
 
 def _optimizer(model: nn.Module, descent: Descent, *, folded: bool) -> torch.optim.Optimizer:

@@ -10,7 +10,8 @@ from expunge.core.descent import Pass
 from expunge.core.state import Norms
 from expunge.types import Batch, Data, Request, Task
 
-Redraw = Literal["once", "batch"]
+Redraw = Literal["once", "epoch", "batch"]
+"""When a wrong answer is drawn: once for all, at the start of each epoch, in every batch."""
 
 
 def mislead_then_teach(
@@ -30,13 +31,13 @@ def mislead_then_teach(
         request: Whose records and task.
         epochs: Rounds.
         draws: Of the wrong answers.
-        redraw: Whether a record gets its wrong answer once, or anew in every batch.
+        redraw: When a record is given its wrong answer.
         norms: BatchNorm's policy on the retain pass; the forget pass always freezes it,
             since forget batches alone would drag its statistics towards them.
         retain: Whether there is a retain pass.
     """
     task = request.task
-    wrong = _wrong(task, request.forget, draws, redraw)
+    wrong = Wrong(task, request.forget, draws, redraw)
 
     def mislead(batch: Batch) -> Tensor:
         return task.loss(model, batch._replace(y=wrong(batch)))
@@ -44,23 +45,43 @@ def mislead_then_teach(
     def teach(batch: Batch) -> Tensor:
         return task.loss(model, batch)
 
-    passes = [Pass(request.forget, mislead, "freeze")]
+    passes = [Pass(request.forget, mislead, "freeze", before=wrong.begin)]
     if retain:
         passes.append(Pass(request.retain, teach, norms))
     return [passes] * epochs
 
 
-def _wrong(
-    task: Task, forget: Data, draws: torch.Generator, redraw: Redraw
-) -> Callable[[Batch], Tensor]:
-    if redraw == "batch":
-        return lambda batch: task.relabel(batch.y, draws)
-    if type(task).pose is not Task.pose:
-        raise ValueError(
-            f"redraw='once' needs answers that belong to the records, but {task.card.name} "
-            "draws them with each question; use redraw='batch'"
-        )
-    answers = task.relabel(forget.y, draws)
-    row = torch.zeros(int(forget.index.max()) + 1, dtype=torch.long)
-    row[forget.index] = torch.arange(len(forget))
-    return lambda batch: answers[row[batch.index.cpu()].to(answers.device)]
+class Wrong:
+    """Wrong answers for the records of one data set."""
+
+    def __init__(self, task: Task, forget: Data, draws: torch.Generator, redraw: Redraw) -> None:
+        if redraw != "batch" and type(task).pose is not Task.pose:
+            raise ValueError(
+                f"redraw='{redraw}' needs answers that belong to the records, but "
+                f"{task.card.name} draws them with each question; use redraw='batch'"
+            )
+        self._task, self._draws, self._redraw, self._y = task, draws, redraw, forget.y
+        self._answers: Tensor | None = None
+        self._row = row_of(forget)
+
+    def begin(self) -> None:
+        """Draw the answers that the coming epoch is to have."""
+        if self._redraw == "epoch" or (self._redraw == "once" and self._answers is None):
+            self._answers = self._task.relabel(self._y, self._draws)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the wrong answers of a batch's records."""
+        if self._redraw == "batch":
+            return self._task.relabel(batch.y, self._draws)
+        if self._answers is None:
+            self.begin()
+        assert self._answers is not None
+        return self._answers[self._row(batch)]
+
+
+def row_of(data: Data) -> Callable[[Batch], Tensor]:
+    """Return what finds a batch's rows in `data`, wherever the answers of `data` are."""
+    rows = torch.zeros(int(data.index.max()) + 1, dtype=torch.long)
+    rows[data.index] = torch.arange(len(data))
+    device = data.y.device
+    return lambda batch: rows[batch.index.cpu()].to(device)

@@ -27,7 +27,7 @@ class RandomLabel(Method):
 
     Attributes:
         descent: Its epochs are rounds of one pass over each set.
-        redraw: Whether a wrong answer is drawn once or in every batch.
+        redraw: Whether a wrong answer is drawn once, in every epoch or in every batch.
         retain: Whether there is a retain pass; without it accuracy tends to collapse.
     """
 

@@ -47,7 +47,7 @@ class SalUn(Method):
     Attributes:
         descent: Its epochs are rounds of one pass over each set.
         fraction: Of weights that may move, those the forget loss is most sensitive to.
-        redraw: Whether a wrong answer is drawn once or in every batch.
+        redraw: Whether a wrong answer is drawn once, in every epoch or in every batch.
         retain: Whether there is a retain pass.
     """
 
