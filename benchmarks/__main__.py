@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fisher, memory, training
+from benchmarks import fisher, forgetting_quality, memory, saliency, training, unlearning_cost
 from benchmarks.timing import Claim
 
 HERE = Path(__file__).parent
@@ -19,6 +19,9 @@ PARTS: dict[str, Callable[[], list[Claim]]] = {
     "training": training.claims,
     "fisher": fisher.claims,
     "memory": memory.claims,
+    "forgetting_quality": forgetting_quality.claims,
+    "saliency": saliency.claims,
+    "unlearning_cost": unlearning_cost.claims,
 }
 
 

@@ -16,19 +16,21 @@ class Claim:
     Attributes:
         what: What is compared with what.
         ratios: One for each repeat.
-        target: What the median is held against.
+        target: What the median is held against; None where nothing was asked for.
         at_least: Whether the median must reach the target; else it must stay below.
         note: How it was measured.
     """
 
     what: str
     ratios: list[float]
-    target: float
+    target: float | None
     at_least: bool = True
     note: str = ""
 
     @property
     def met(self) -> bool:
+        if self.target is None:
+            return True
         middle = median(self.ratios)
         return middle >= self.target if self.at_least else middle < self.target
 
@@ -38,11 +40,14 @@ class Claim:
 
     def row(self) -> str:
         """Return its line of a Markdown table."""
-        sign = "≥" if self.at_least else "<"
+        asked = "none", "measured"
+        if self.target is not None:
+            sign = "≥" if self.at_least else "<"
+            asked = f"{sign} {self.target:.2f}", "pass" if self.met else "FAIL"
         spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
         return (
             f"| {self.what} | {median(self.ratios):.2f} | {spread} | {len(self.ratios)} "
-            f"| {sign} {self.target:.2f} | {'pass' if self.met else 'FAIL'} | {self.note} |"
+            f"| {asked[0]} | {asked[1]} | {self.note} |"
         )
 
 

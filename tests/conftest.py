@@ -1,4 +1,4 @@
-"""One small trained problem per task, made once."""
+"""One small trained problem per task, and one of images, made once."""
 
 import copy
 import dataclasses
@@ -10,7 +10,9 @@ from torch import nn
 
 from expunge import registry
 from expunge.bench.problem import Problem, Training, pose
-from expunge.types import Data, Descent, Request
+from expunge.core.rng import generator
+from expunge.data.tensors import TensorData
+from expunge.types import Data, Descent, Request, Sets
 
 # Tests run two at a time on two cores, and their models are tiny.
 torch.set_num_threads(1)
@@ -35,20 +37,30 @@ SPECS = {
     "classification": ({"name": "blobs", "train": 120}, {"name": "mlp", "hidden": [32]}),
     "next_token": ({"name": "chains", "train": 60}, {"name": "lstm"}),
     "denoising": ({"name": "blobs", "train": 120}, {"name": "denoiser", "conditions": 6}),
+    "images": (None, {"name": "convnet", "width": 4}),
 }
 
 
-def make(task: str) -> Made:
-    source, model = SPECS[task]
-    source = registry.data.build(source)
+def images(classes: int = 6, train: int = 120) -> Sets:
+    """Make noisy 8 x 8 images of one pattern per class; half as many are held out."""
+    n, rng = train * 3 // 2, generator(0, "images")
+    y = torch.arange(n) % classes
+    patterns = torch.rand(classes, 1, 8, 8, generator=rng)
+    x = (patterns[y] + 0.3 * torch.randn(n, 1, 8, 8, generator=rng)).clamp(0, 1)
+    return Sets(TensorData(x[:train], y[:train]), TensorData(x[train:], y[train:]))
+
+
+def make(name: str) -> Made:
+    table, model = SPECS[name]
+    source = registry.data.build(table) if table else None
     problem = pose(
-        source.load(),
+        source.load() if source else images(),
         registry.forget.build({"name": "random", "count": 20}),
         registry.models.build(model),
         Training(descent=Descent(lr=0.05, epochs=30, batch_size=32)),
         source=source,
     )
-    if task == "denoising":
+    if name == "denoising":
         recipe = dataclasses.replace(
             problem.recipe, task=registry.tasks.build({"name": "denoising"})
         )
@@ -59,7 +71,7 @@ def make(task: str) -> Made:
 
 @pytest.fixture(scope="session")
 def made() -> dict[str, Made]:
-    return {task: make(task) for task in SPECS}
+    return {name: make(name) for name in SPECS}
 
 
 @pytest.fixture(params=list(SPECS))

@@ -231,5 +231,5 @@ def _built(kind: registry.Kind, value: Any) -> Any:
 
 def _subject(model: nn.Module | Subject | Outcome) -> Subject:
     if isinstance(model, Outcome):
-        return WhiteBox(model.model, cost=model.cost)
+        return WhiteBox(model.model, cost=model.cost, notes=model.notes)
     return model if isinstance(model, Subject) else WhiteBox(model)

@@ -46,6 +46,9 @@ class AuditCard(Card):
         unit: Of the headline.
         peers: Whether a subject is compared with retrained models, so that one of them
             can only be a control where there are others.
+        quick: Whether it is asked where no audits are named; what takes minutes is not.
+        trains: Whether it trains on the subject's answers, so that batches matter.
+        toy: Settings fit for a problem of a few hundred records.
     """
 
     access: Access
@@ -54,6 +57,9 @@ class AuditCard(Card):
     decides: bool = False
     unit: str = ""
     peers: bool = False
+    quick: bool = True
+    trains: bool = False
+    toy: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -413,8 +419,11 @@ class Audit(Settings, ABC):
                     f"{name} needs {self.card.access.name.lower()}, but a "
                     f"{type(subject).__name__} gives {subject.access.name.lower()} only"
                 )
-        if self.needs.shadows and case.lab is None:
+        needs = self.needs
+        if needs != Needs() and case.lab is None:
+            raise Refused(f"{name} needs {needs}, which a lab makes; give the case a lab")
+        if needs.unlearned and case.lab is not None and case.lab.unlearn is None:
             raise Refused(
-                f"{name} needs {self.needs.shadows} shadow models, which a lab trains; "
-                "give the case a lab"
+                f"{name} needs {needs}, but here it is not known how the model was unlearned; "
+                "run it from a spec (`expunge run`), or give the lab `unlearn`"
             )

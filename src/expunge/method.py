@@ -9,23 +9,41 @@ from typing import ClassVar, Literal, NamedTuple, final
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from expunge.core import descent, rng, state
+from expunge.core import descent, notes, rng, state
 from expunge.core.cost import Cost, Meter, metered
 from expunge.core.descent import Diverged as Diverged
-from expunge.types import Batch, Card, Data, Json, Recipe, Request, Settings, Trace
+from expunge.types import Batch, Card, Data, Json, Recipe, Request, Settings, Task, Trace
+from expunge.types import Preset as Preset
 
 Need = Literal["original", "retain", "forget", "val", "nonmembers", "trace"]
+LayerKind = Literal["convolution"]
+Mechanism = Literal[
+    "re-initialise weights",
+    "permute weights",
+    "prune weights",
+    "add noise",
+    "choose by gradients",
+    "use curvature",
+    "project weights",
+    "distil",
+    "relabel",
+    "raise the loss",
+    "train on retain",
+    "train on forget",
+    "train on validation",
+]
 
 
 class NotGranted(RuntimeError):
     """A method read records that its card does not name."""
 
 
-class Preset(NamedTuple):
-    """Named settings and where they come from."""
+class Search(NamedTuple):
+    """Where a tuner looks for a number: between two ends, evenly or by orders of magnitude."""
 
-    settings: Mapping[str, Json]
-    source: str
+    low: float
+    high: float
+    log: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +57,11 @@ class MethodCard(Card):
         null: Settings under which it must return the model unchanged, if there are any.
         toy: Settings fit for a problem of a few hundred samples.
         quick: Whether it belongs in a demonstration of one minute.
-        presets: Other people's settings, as data; a spec names them.
         tasks: Names of the tasks it makes sense for.
+        layers: Kinds of layers that it cannot do without.
+        mechanisms: What it does to a model; some settings may leave some of them out.
+        search: Settings that a tuner searches, by dotted name; left out, the learning rate,
+            if there is one.
     """
 
     needs: tuple[Need, ...]
@@ -48,16 +69,23 @@ class MethodCard(Card):
     null: Mapping[str, Json] | None
     toy: Mapping[str, Json] = field(default_factory=dict)
     quick: bool = True
-    presets: Mapping[str, Preset] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("classification", "next_token", "denoising")
+    layers: tuple[LayerKind, ...] = ()
+    mechanisms: tuple[Mechanism, ...] = ()
+    search: Mapping[str, Search] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An unlearned model and what it cost."""
+    """An unlearned model and what it cost.
+
+    Attributes:
+        notes: What the method noted of its run, as plain data.
+    """
 
     model: nn.Module
     cost: Cost
+    notes: Mapping[str, Json] = field(default_factory=dict)
 
 
 class Sizes(NamedTuple):
@@ -65,6 +93,7 @@ class Sizes(NamedTuple):
 
     Attributes:
         epochs: Of the original's training, not a number of records.
+        outputs: Width of the model's last layer; 0 where the task does not fix it.
     """
 
     retain: int
@@ -72,6 +101,7 @@ class Sizes(NamedTuple):
     val: int
     nonmembers: int
     epochs: int
+    outputs: int = 0
 
     @classmethod
     def of(cls, request: Request) -> "Sizes":
@@ -81,6 +111,7 @@ class Sizes(NamedTuple):
             val=len(request.val),
             nonmembers=len(request.nonmembers),
             epochs=request.recipe.descent.epochs,
+            outputs=request.task.outputs,
         )
 
 
@@ -128,6 +159,19 @@ class Method(Settings, ABC):
 
     card: ClassVar[MethodCard]
 
+    @property
+    def parts(self) -> tuple["Method", ...]:
+        """The methods it is made of, if it is made of any."""
+        return ()
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it reads: what its card names, and what its parts read."""
+        named = dict.fromkeys(self.card.needs)
+        for part in self.parts:
+            named |= dict.fromkeys(part.needs)
+        return tuple(named)
+
     @abstractmethod
     def unlearn(self, model: nn.Module, request: Request, seed: int) -> nn.Module:
         """Return the unlearned model; `model` is this call's own copy."""
@@ -163,28 +207,59 @@ class Method(Settings, ABC):
         with rng.fenced(seed):
             shape = self.fresh(request.recipe).state_dict().keys()
         self._check_shape(model, shape, "was given")
-        if request.task.card.name not in self.card.tasks:
-            raise ValueError(
-                f"{self.card.name} is not for {request.task.card.name}; "
-                f"it is for {', '.join(self.card.tasks)}"
-            )
-        with rng.fenced(seed), metered(meter) as bill:
-            out = self.unlearn(copy.deepcopy(model), self.granted(request), seed)
+        self.check(model, request.task)
+        with metered(meter) as bill, notes.collected() as noted:
+            out = self.apply(copy.deepcopy(model), request, seed)
         self._check_shape(out, shape, "returned")
         if not state.finite(out):
             raise Diverged(
                 f"{self!r} returned weights that are not finite; lower its learning rate "
                 "or its number of epochs"
             )
-        return Outcome(out.eval().requires_grad_(True), bill.cost)
+        return Outcome(out, bill.cost, noted)
+
+    @final
+    def apply(self, model: nn.Module, request: Request, seed: int) -> nn.Module:
+        """Run `unlearn` on `model` itself, fenced, on the records it may read.
+
+        This is how a method runs its parts; anyone else calls the method.
+        """
+        with rng.fenced(seed):
+            out = self.unlearn(model, self.granted(request), seed)
+        return out.eval().requires_grad_(True)
+
+    @final
+    def check(self, model: nn.Module, task: Task) -> None:
+        """Refuse, before any work, a task or a network that it or a part of it is not for.
+
+        Raises:
+            ValueError: In one sentence.
+        """
+        name, tasks = self.card.name, self.card.tasks
+        if task.card.name not in tasks:
+            raise ValueError(f"{name} is not for {task.card.name}, but for {', '.join(tasks)}")
+        if "convolution" in self.card.layers and not state.convolves(model):
+            raise ValueError(
+                f"{name} is for networks with two-dimensional convolutions, but a "
+                f"{type(model).__name__} was given that has none; take 'convnet' or 'resnet', or "
+                "another method"
+            )
+        for part in self.parts:
+            own = [k for k in ("train", "fresh") if getattr(type(part), k) is not vars(Method)[k]]
+            if own:
+                raise ValueError(
+                    f"{part.card.name} cannot be part of {name}: it works on networks that it "
+                    "trains in its own way; use it alone"
+                )
+            part.check(model, task)
 
     def granted(self, request: Request) -> Request:
-        """Return the request without the records that the card does not name."""
+        """Return the request without the records that the method does not need."""
         names = ("retain", "forget", "val", "nonmembers")
         withheld = {
             name: Withheld(getattr(request, name), name, self.card.name)
             for name in names
-            if name not in self.card.needs
+            if name not in self.needs
         }
         return replace(request, **withheld)
 

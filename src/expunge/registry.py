@@ -10,10 +10,10 @@ from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from expunge.audit import Audit
-from expunge.config import build, suggest
+from expunge.config import build, overlay, suggest
 from expunge.data.split import Forget
 from expunge.method import Method
-from expunge.types import Architecture, Json, Source, Task
+from expunge.types import NAMED, Architecture, Json, Source, Task
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Kind(Generic[T]):
             presets = vars(cls)["card"].presets
             if preset not in presets:
                 raise ValueError(suggest(preset, presets, "preset"))
-            rest = dict(presets[preset].settings) | rest
+            rest = overlay(dict(presets[preset].settings), rest)
         return build(cls, rest)
 
 
@@ -87,3 +87,6 @@ models = Kind("model", Architecture, "expunge.models")
 tasks = Kind("task", Task, "expunge.tasks")
 data = Kind("data set", Source, "expunge.data")
 forget = Kind("forget set", Forget, "expunge.data")
+
+for _kind in (methods, audits, models, tasks, data, forget):
+    NAMED[_kind.base] = _kind.build

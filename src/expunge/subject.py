@@ -1,22 +1,26 @@
 """Whatever can be audited: a model, a served function, a table of predictions."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from expunge.core.cost import Cost
 from expunge.core.rng import generator
 from expunge.core.state import mode
-from expunge.types import Data, Inputs, Task, fingerprints
+from expunge.types import Data, Inputs, Json, Task, fingerprints
 
 Score = Callable[[Tensor, Tensor], Tensor]
 Answers = tuple[Tensor, Tensor]
 
+SLACK = 1e-2  # by which rounded probabilities may miss a sum of 1
 KEPT = 2**26  # numbers kept per data set, 256 MiB; larger answers are computed anew
 
 
@@ -25,7 +29,8 @@ class Access(IntEnum):
 
     LABELS = 1
     PROBABILITIES = 2
-    WEIGHTS = 3
+    QUERIES = 3  # probabilities for any record that the auditor makes up
+    WEIGHTS = 4
 
 
 class Refused(ValueError):
@@ -38,9 +43,11 @@ class Subject(ABC):
 
     Attributes:
         cost: What it took to make it, where that is known.
+        notes: What its maker noted of the making, as plain data.
     """
 
     cost: Cost | None = None
+    notes: Mapping[str, Json] = field(default_factory=dict)
     _kept: WeakKeyDictionary[Data, Answers] = field(
         default_factory=WeakKeyDictionary, repr=False, init=False
     )
@@ -53,6 +60,11 @@ class Subject(ABC):
     @abstractmethod
     def outputs(self, x: Inputs) -> Tensor:
         """Return what the task's losses take: logits, or log-probabilities."""
+
+    @property
+    def digest(self) -> str | None:
+        """Hash of what it is, for what is kept of it; None where that cannot be known."""
+        return None
 
     @property
     def model(self) -> nn.Module:
@@ -115,6 +127,11 @@ class WhiteBox(Subject):
     def access(self) -> Access:
         return Access.WEIGHTS
 
+    @cached_property
+    def digest(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        state = {k: v.cpu().contiguous() for k, v in self.net.state_dict().items()}
+        return hashlib.sha256(save(state)).hexdigest()
+
     @property
     def model(self) -> nn.Module:
         return self.net
@@ -125,12 +142,35 @@ class WhiteBox(Subject):
             return self.net(x)
 
 
+def distribution(answer: Tensor) -> Tensor:
+    """Return a black box's answer, if it is one probability per class.
+
+    Raises:
+        Refused: For logits, for scores that do not add up to 1, for labels alone.
+    """
+    if answer.dim() < 2 or not answer.is_floating_point():
+        raise Refused(
+            "expected one probability per class, got a "
+            f"{tuple(answer.shape)} tensor of {answer.dtype}; a function that answers with "
+            "labels is a Served(function, Access.LABELS)"
+        )
+    sums = answer.float().sum(-1)
+    if not bool((answer >= 0).all() and ((sums - 1).abs() < SLACK).all()):
+        raise Refused(
+            "expected probabilities that add up to 1, got numbers from "
+            f"{float(answer.min()):.3g} to {float(answer.max()):.3g} with sums from "
+            f"{float(sums.min()):.3g} to {float(sums.max()):.3g}; if they are logits, apply "
+            "softmax(-1) in the function"
+        )
+    return answer
+
+
 @dataclass(frozen=True, eq=False)
 class Served(Subject):
     """A function that answers with probabilities, or with labels alone."""
 
     respond: Callable[[Inputs], Tensor]
-    gives: Access = Access.PROBABILITIES
+    gives: Access = Access.QUERIES
 
     @property
     def access(self) -> Access:
@@ -139,7 +179,7 @@ class Served(Subject):
     def outputs(self, x: Inputs) -> Tensor:
         if self.access < Access.PROBABILITIES:
             raise Refused("this function answers with labels; probabilities are needed")
-        return self.respond(x).clamp(min=torch.finfo(torch.float32).tiny).log()
+        return distribution(self.respond(x)).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def labels(self, x: Inputs) -> Tensor:
         answer = self.respond(x)

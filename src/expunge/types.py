@@ -1,6 +1,7 @@
 """The nouns: immutable records that flow between the parts of the library."""
 
 import hashlib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
+from pydantic_core import core_schema
 from torch import Tensor, nn
 
 Inputs = Tensor | dict[str, Tensor]
@@ -21,9 +23,38 @@ Json = Any  # what json.dumps takes; a recursive alias is slow under runtime che
 
 
 class Settings:
-    """Base of every dataclass a spec may hold: no unknown key, no silent cast."""
+    """Base of every dataclass a spec may hold: no unknown key, no silent cast.
+
+    A field whose type is a base class, `Architecture` say, takes a table with a `name`.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type, handler: Any) -> Any:
+        """Have pydantic look a base class's table up by name, if it has a way to."""
+        if not inspect.isabstract(cls):
+            return handler(source)
+
+        def named(value: object) -> object:
+            if isinstance(value, cls):
+                return value
+            if not isinstance(value, Mapping):
+                raise ValueError(f"expected a table with a name, got {value!r}")
+            return NAMED[cls](value)
+
+        return core_schema.no_info_plain_validator_function(named)
+
+
+NAMED: dict[type, Callable[[Any], object]] = {}
+"""What builds each base class's settings from a table; the registry fills it."""
+
+
+class Preset(NamedTuple):
+    """Named settings and where they come from."""
+
+    settings: Mapping[str, Json]
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +65,13 @@ class Card:
         name: Its key in the registry, in specs and on the command line.
         source: Where it was first described.
         version: Part of every cache key; raised by hand when the maths changes.
+        presets: Other people's settings, as data; a spec names them.
     """
 
     name: str
     source: str = ""
     version: int = 1
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 class Batch(NamedTuple):
@@ -69,6 +102,12 @@ def fingerprints(x: Inputs) -> list[str]:
     return [
         hashlib.sha256(b"|".join(r.tobytes() for r in record)).hexdigest() for record in records
     ]
+
+
+def steps_of(records: int, size: int) -> int:
+    """Return how many batches of `size` one pass over so many records has."""
+    full, left = divmod(records, size)
+    return full + (left > (1 if full else 0))
 
 
 class Data(ABC):
@@ -122,8 +161,7 @@ class Data(ABC):
 
     def steps(self, size: int) -> int:
         """Return how many batches of `size` one pass has."""
-        full, left = divmod(len(self), size)
-        return full + (left > (1 if full else 0))
+        return steps_of(len(self), size)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -142,7 +180,7 @@ class Data(ABC):
         return whole.hexdigest()
 
 
-Schedule = Literal["constant", "cosine", "linear", "onecycle", "triangle"]
+Schedule = Literal["constant", "cosine", "linear", "onecycle", "triangle", "exponential"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +197,8 @@ class Descent(Settings):
         weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
         schedule: Of the learning rate over all steps, down to 0 but for `constant`;
             `onecycle` first climbs over the first 30 % of the steps; `triangle` climbs
-            over the first half, and falls to the height it started from.
+            over the first half, and falls to the height it started from; `exponential`
+            falls by a tenth with every epoch.
         stride: How often the rate changes: with every step, or with every epoch.
         warmup: Fraction of the steps, in [0, 1), over which the rate climbs from 0.
         precision: Of the forward pass: `auto` is bf16 where the hardware has it and the
@@ -194,6 +233,8 @@ class Descent(Settings):
         """Return the learning rate after a fraction of all steps, in [0, 1]."""
         if self.schedule == "triangle":
             return self.lr * self._triangle(progress)
+        if self.schedule == "exponential":
+            return self.lr * 0.9 ** (progress * self.epochs)
         warmup = 0.3 if self.schedule == "onecycle" else self.warmup
         if progress < warmup:
             return self.lr * progress / warmup
@@ -288,6 +329,35 @@ class Task(Settings, ABC):
     def relabel(self, y: Tensor, rng: torch.Generator) -> Tensor:
         """Return wrong answers of the right form."""
 
+    def draw(self, outputs: Tensor, y: Tensor, chance: Tensor) -> Tensor:
+        """Return answers drawn from the distribution that the outputs stand for.
+
+        Args:
+            outputs: Of the model.
+            y: Right answers, for their form alone.
+            chance: Uniform in [0, 1), one number for each of `y`.
+
+        Raises:
+            ValueError: Where outputs stand for no distribution.
+        """
+        del outputs, y, chance
+        raise ValueError(
+            f"the outputs of {self.card.name} stand for no distribution to draw answers from; "
+            "use the empirical Fisher"
+        )
+
+    def every(self, outputs: Tensor, y: Tensor) -> Iterator[tuple[Float[Tensor, " n"], Tensor]]:
+        """Yield all answers there are, each with its probability for each record.
+
+        Raises:
+            ValueError: Where they are too many to go through.
+        """
+        del outputs, y
+        raise ValueError(
+            f"{self.card.name} has too many answers to go through them all; draw them "
+            "instead, by the Monte-Carlo Fisher"
+        )
+
     def weigh(self, y: Tensor) -> Float[Tensor, " n"] | None:
         """Return each record's weight in a training loss; None where all are equal."""
         del y
@@ -314,6 +384,40 @@ class Architecture(Settings, ABC):
         """
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Start:
+    """Weights that training starts from instead of chance: pretraining's.
+
+    Attributes:
+        digest: Hash of what made them.
+        about: What made them, in plain data, for records and reports.
+        tensors: By name; None while they have not been made.
+    """
+
+    digest: str
+    about: Mapping[str, Json] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] | None = field(default=None, repr=False)
+
+    def load(self, network: nn.Module) -> None:
+        """Copy what fits, by name and shape; a head for other classes stays as drawn.
+
+        Raises:
+            RuntimeError: While the weights have not been made.
+            ValueError: Where less than half of the network's weights would be loaded.
+        """
+        if self.tensors is None:
+            raise RuntimeError("pretraining has not run yet; train through the engine's stages")
+        state = network.state_dict()
+        fits = {k: v for k, v in self.tensors.items() if k in state and state[k].shape == v.shape}
+        loaded, whole = (sum(v.numel() for v in part.values()) for part in (fits, state))
+        if 2 * loaded < whole:
+            raise ValueError(
+                f"only {loaded} of the network's {whole} numbers are in the weights to start "
+                "from; they are probably of another architecture"
+            )
+        network.load_state_dict(state | fits)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
     """How the original was trained: all that is needed to train another like it.
@@ -324,6 +428,7 @@ class Recipe(Settings):
         task: The objective.
         descent: The optimiser's settings.
         augment: Changes of the records during training.
+        start: What training starts from; None starts from chance.
     """
 
     model: Architecture
@@ -331,9 +436,20 @@ class Recipe(Settings):
     task: Task
     descent: Descent
     augment: Augment = Augment()
+    start: Start | None = None
 
     def fresh(self) -> nn.Module:
-        """Return an untrained network, drawn from the global generator."""
+        """Return a network that has not seen the records: pretrained, or drawn at random.
+
+        What is random comes from the global generator.
+        """
+        network = self.drawn()
+        if self.start is not None:
+            self.start.load(network)
+        return network
+
+    def drawn(self) -> nn.Module:
+        """Return a network drawn from the global generator, whatever training starts from."""
         return self.model.build(self.inputs, self.task.outputs)
 
     def shuffled(self, data: Data, size: int, rng: torch.Generator) -> Iterator[Batch]:

@@ -29,7 +29,7 @@ TABLE = {
     "audits": [{"name": "accuracy"}, {"name": "cost"}, {"name": "weight_distance"}],
     "retrained": 2,
 }
-ALL = [{"name": name} for name in registry.audits.known()]
+ALL = [{"name": n, **vars(cls)["card"].toy} for n, cls in registry.audits.known().items()]
 
 
 def spec(**changes: Json) -> Spec:
@@ -194,6 +194,14 @@ def test_an_original_that_diverges_is_recorded_too(tmp_path: Path) -> None:
     records = stable(tmp_path / "out")
     assert [r["status"] for r in records] == ["diverged"] * 2
     assert "original, seed 0: " in records[1]["error"]["message"]
+
+
+def test_a_record_holds_what_its_method_noted(tmp_path: Path) -> None:
+    noise = {"name": "fisher_forgetting", "alpha": 1e9}
+    kinds(tmp_path, spec(methods=[noise, {"name": "finetune"}]))
+    first, second = stable(tmp_path / "out")
+    assert first["notes"] == {"saturated": 1.0}
+    assert second["notes"] == {}
 
 
 def test_a_plan_computes_and_writes_nothing(tmp_path: Path) -> None:

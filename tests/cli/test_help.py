@@ -93,6 +93,18 @@ def test_a_method_has_its_fields_as_flags(here: Path) -> None:
     )
 
 
+def test_methods_within_a_method_are_named_with_their_settings(here: Path) -> None:
+    within = ["rotate,descent.lr=0.02", "pruning,preset=seed_paper_5"]
+    command = parse(
+        ["unlearn", *about(checkpoint="o.safetensors"), "sequence", "--methods", *within]
+    )
+    rotate = {"name": "rotate", "descent": {"lr": 0.02}}
+    pruning = {"name": "pruning", "preset": "seed_paper_5"}
+    assert vars(command)["method"] == registry.methods.build(
+        {"name": "sequence", "methods": [rotate, pruning]}
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "method"),
     [

@@ -141,6 +141,61 @@ def test_a_set_of_one_split_holds_out_a_fifth_of_every_class(tmp_path: Path) -> 
     assert sets.test.y.bincount().tolist() == [2, 2]
 
 
+def photographs(root: Path, splits: dict[str, int], groups: dict[str, Any]) -> None:
+    """Write splits of so many photographs of three classes, each of a colour of its own."""
+    features = {"image": {"_type": "Image"}, "label": names("a", "b", "c")}
+    features |= {name: names("cat", "dog") for name in groups}
+    start = 0
+    for split, count in splits.items():
+        stored = [png(i, 70)[0] for i in range(start, start + count)]
+        columns = {
+            "image": [{"bytes": one, "path": None} for one in stored],
+            "label": [i % 3 for i in range(count)],
+        }
+        write(root / split, columns | {k: [i % 2 for i in range(count)] for k in groups}, features)
+        start += count
+
+
+def test_pets_come_with_their_kind(tmp_path: Path) -> None:
+    photographs(tmp_path / "pet37", {"train": 9, "test": 6}, {"label_cat_dog": 2})
+    sets = load("pet37", root=str(tmp_path))
+    assert (len(sets.train), len(sets.test), len(sets.classes)) == (9, 6, 3)
+    assert sets.groups["label_cat_dog"][:3] == ("cat", "dog", "cat")
+    assert sets.train.shape == (3, 64, 64)
+    assert load("pet37", root=str(tmp_path), side=224).train.shape == (3, 224, 224)
+
+
+def test_flowers_have_their_official_splits_either_way_round(tmp_path: Path) -> None:
+    photographs(tmp_path / "flowers102", {"train": 6, "validation": 3, "test": 12}, {})
+    official = load("flowers102", root=str(tmp_path))
+    swapped = load("flowers102_swapped", root=str(tmp_path))
+    assert (len(official.train), len(official.test)) == (6, 12)
+    assert (swapped.train.digest, swapped.test.digest) == (
+        official.test.digest,
+        official.train.digest,
+    )
+    half = load("flowers102_swapped", root=str(tmp_path), scale=0.5).train
+    assert half.y.bincount().tolist() == [2, 2, 2]
+    seen = {record.numpy().tobytes() for record in half.read(torch.arange(6)).x}
+    assert len(seen) == 6  # each once
+    with pytest.raises(ValueError, match=r"flowers102/test-\*\.parquet"):
+        load("flowers102_swapped", root=str(tmp_path / "elsewhere"))
+
+
+def test_the_hub_is_asked_for_the_right_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def gone(name: str, *args: Any, **kwargs: Any) -> None:
+        asked.append(name)
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr("datasets.load_dataset", gone)
+    for name in ("pet37", "flowers102", "flowers102_swapped"):
+        with pytest.raises(ValueError, match=f"cannot get {name}"):
+            load(name)
+    assert asked == ["timm/oxford-iiit-pet"] + ["dpdl-benchmark/oxford_flowers102"] * 2
+
+
 def test_the_second_load_comes_from_the_cache(tmp_path: Path, own_cache: Path, monkeypatch) -> None:
     cifar100(tmp_path)
     first = load("cifar100", root=str(tmp_path))
@@ -239,6 +294,9 @@ SIZES = {
     "cifar100": (50_000, 10_000, 100),
     "mnist": (60_000, 10_000, 10),
     "tiny_imagenet32": (4_000, 1_000, 200),
+    "pet37": (3_680, 3_669, 37),
+    "flowers102": (1_020, 6_149, 102),
+    "flowers102_swapped": (6_149, 1_020, 102),
     "flowers": (2_582, 850, 89),
     "newsgroups20": (11_270, 7_514, 20),
     "imdb": (12_500, 12_500, 2),
@@ -246,6 +304,16 @@ SIZES = {
     "reuters": (6_552, 2_568, 59),
     "ptb": (26_559, 4_462, 0),
 }
+NOTED = ("cifar10", "cifar100", "mnist", "pet37", "flowers102", "flowers102_swapped", "flowers")
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_a_cards_note_says_how_many_records_there_are(name: str) -> None:
+    (card,) = [card for card in TABLE if card.name == name]
+    train, test, _ = SIZES[name]
+    assert f"{train:,} + {test:,}" in card.note
+
+
 REAL = os.environ.get("EXPUNGE_DATA")  # read before the fixture hides it
 
 

@@ -171,8 +171,9 @@ def test_a_hostile_name_is_shown_not_run(browser, tmp_path):
         made.records(1, retrained=0),
         [made.record(audits=("oddity",)), made.record("finetune", status="diverged")],
         [made.record(classes=[f"class {i}" for i in range(100)], forget=2000)],
+        made.attacked(2),
     ],
-    ids=["no retrained model", "an unknown audit and a failure", "a hundred classes"],
+    ids=["no retrained model", "an unknown audit and a failure", "a hundred classes", "recall"],
 )
 def test_other_runs_draw_without_complaint(browser, tmp_path, records):
     visit(browser, tmp_path, records)

@@ -9,20 +9,26 @@ import pytest
 import torch
 
 from expunge import registry
-from expunge.audit import Case
+from expunge.audit import Audit, Case
 from expunge.core.cost import Cost
 from expunge.core.descent import train
-from expunge.lab import Lab
+from expunge.lab import Lab, Repeat
 from expunge.subject import Access, Refused, Served, Table, WhiteBox
 
-AUDITS = [registry.audits.build({"name": name}) for name in registry.audits.known()]
+
+def toy(name: str, cls: type[Audit]) -> Audit:
+    return registry.audits.build({"name": name, **vars(cls)["card"].toy})
+
+
+AUDITS = [toy(name, cls) for name, cls in registry.audits.known().items()]
 each_audit = pytest.mark.parametrize("audit", AUDITS, ids=lambda a: a.card.name)
 
 
 @pytest.fixture(scope="module")
 def case(made) -> Case:
     blobs = made["classification"]
-    lab = Lab(request=blobs.request, seed=5)
+    again = Repeat("the original", lambda _: copy.deepcopy(blobs.original))
+    lab = Lab(request=blobs.request, seed=5, unlearn=again)
     return Case(
         original=WhiteBox(copy.deepcopy(blobs.original), cost=Cost(100, 100, 1.0)),
         unlearned=WhiteBox(copy.deepcopy(blobs.original), cost=Cost(100, 100, 1.0)),
@@ -42,8 +48,13 @@ def test_the_original_passed_off_as_unlearned_has_not_moved(audit, case):
 
 @each_audit
 def test_a_retrained_model_passed_off_as_unlearned_is_like_retraining(audit, case):
-    stranger = train(case.request.recipe, case.request.retain, 99)
-    case = dataclasses.replace(case, unlearned=WhiteBox(stranger, cost=Cost(100, 100, 1.0)))
+    recipe, retain = case.request.recipe, case.request.retain
+    again = Repeat("retraining", lambda number: train(recipe, retain, 99 + number))
+    case = dataclasses.replace(
+        case,
+        unlearned=WhiteBox(train(recipe, retain, 99), cost=Cost(100, 100, 1.0)),
+        lab=dataclasses.replace(case.lab, unlearn=again),
+    )
     assert audit(case, seed=0).verdict in ("like retraining", "cannot tell", "measured")
 
 
@@ -91,8 +102,8 @@ def test_a_black_box_answers_alike_or_is_refused_before_work(audit, case):
     rows = torch.cat([respond(x) for x, _, _ in data.batches(64)])
     for box in (Served(respond), Table.of(data, rows)):
         black = dataclasses.replace(case, unlearned=box)
-        if audit.card.access > Access.PROBABILITIES:
-            with pytest.raises(Refused, match="weights"):
+        if audit.card.access > box.access:
+            with pytest.raises(Refused, match=audit.card.access.name.lower()):
                 audit(black, seed=0)
         elif audit.card.name != "cost":  # what a black box cost is not known
             here, there = audit(case, seed=0), audit(black, seed=0)
@@ -112,6 +123,8 @@ def test_a_label_only_box_is_asked_or_refused(audit, case):
 
 @each_audit
 def test_values_do_not_depend_on_batch_size_or_order(audit, case, monkeypatch):
+    if audit.card.trains:
+        pytest.skip("trains on the answers, batch by batch")
     expected = audit(case, seed=0).unlearned.values
 
     batches = type(case.test).batches

@@ -3,12 +3,15 @@
 import copy
 import dataclasses
 import inspect
+import json
 
 import pytest
 import torch
 
 from expunge import registry
 from expunge.config import build, key, plain
+from expunge.core import notes
+from expunge.core.state import convolves
 from expunge.method import Method, MethodCard, NotGranted, Sizes
 from expunge.types import Request
 
@@ -31,6 +34,8 @@ def prepare(method: Method, posed) -> tuple[torch.nn.Module, Request]:
     problem, request = posed.problem, posed.request
     if request.task.card.name not in method.card.tasks:
         pytest.skip("not for this task")
+    if "convolution" in method.card.layers and not convolves(posed.original):
+        pytest.skip("not for networks without convolutions")
     if type(method).train is Method.train:
         return posed.original, request
     original, trace = method.train(problem.recipe, problem.sets.train, 0)
@@ -112,13 +117,21 @@ def test_the_foreseen_work_is_the_work_that_is_counted(method, posed):
 
 
 @each_method
+def test_notes_are_plain_data_and_the_same_for_the_same_seed(method, posed):
+    original, request = prepare(method, posed)
+    noted = method(original, request, seed=4).notes
+    assert json.loads(json.dumps(noted, allow_nan=False)) == noted
+    assert method(original, request, seed=4).notes == noted
+
+
+@each_method
 def test_sets_the_card_does_not_name_cannot_be_read(method, posed):
     _, request = prepare(method, posed)
     granted = method.granted(request)
     for name in ("retain", "forget", "val", "nonmembers"):
         part = getattr(granted, name)
         assert len(part) == len(getattr(request, name))
-        if name in method.card.needs:
+        if name in method.needs:
             assert len(part.y) == len(part)
         else:
             with pytest.raises(NotGranted, match=f"request.{name}"):
@@ -159,6 +172,35 @@ def test_the_card_is_complete_and_every_field_is_explained(method):
 def test_nonsense_settings_are_refused_with_a_suggestion(method):
     with pytest.raises(ValueError, match="nonsense"):
         build(type(method), {"nonsense": 1})
+
+
+def test_what_a_method_notes_is_kept_beside_its_model(blobs):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Telling(Method):
+        card = MethodCard(name="telling", needs=("original",), norms="", null=None)
+
+        def unlearn(self, model, request, seed):
+            notes.add("rank", {"layer": [1, 2]})
+            notes.add("residual", float("nan"))
+            notes.add("saturated", 0.5)
+            notes.add("saturated", 0.25)
+            with notes.collected() as within:
+                notes.add("saturated", 9)
+            assert within == {"saturated": 9}
+            return model
+
+        def work(self, sizes):
+            raise AssertionError
+
+    notes.add("saturated", 1.0)  # outside, nobody listens
+    found = Telling()(blobs.original, blobs.request, seed=0).notes
+    assert found == {"rank": {"layer": [1, 2]}, "residual": None, "saturated": 0.25}
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), {1: 2}, [object()]])
+def test_a_note_that_json_cannot_hold_is_refused(value):
+    with pytest.raises(TypeError, match="'rank' holds a"):
+        notes.add("rank", value)
 
 
 def test_a_request_has_no_test_set(blobs):

@@ -286,3 +286,82 @@ def records(seeds: int = 3, **settings: Any) -> list[dict[str, Any]]:
                     gap = mine["unlearned"]["values"][mine["headline"]] - sum(values) / len(values)
                     mine["gap"] = {"value": gap, "low": gap - 0.02, "high": gap + 0.02}
     return made
+
+
+FORGOTTEN = (1, 3, 5)  # classes of which records are to be forgotten
+# How often each kind of model is right: before the attack, with fresh statistics, after it.
+RECALLED = {
+    "finetune": (0.9, 0.9, 0.9),
+    "gradient_ascent": (0.1, 0.8, 0.5),
+    "random_label": (0.2, 0.7, 0.4),
+    "salun": (0.1, 0.6, 0.7),
+    "original": (0.96, 0.94, 0.92),
+    "retrained": (0.3, 0.3, 0.4),
+}
+GAINS = {"distilled": -0.1, "closed": 0.0, "open": 0.05}
+
+
+def attacked(
+    seeds: int = 2,
+    *,
+    methods: Sequence[str] = ("finetune", "gradient_ascent", "random_label", "salun"),
+    cases: Sequence[str] = tuple(GAINS),
+    renormed: bool = True,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Return a run of which every model was put to a membership recall attack."""
+    made = [record(m, seed, audits=(), **settings) for m in methods for seed in range(seeds)]
+    for one in made:
+        one["findings"] += [recall(one, case, renormed=renormed) for case in cases]
+    return made
+
+
+def recall(of: dict[str, Any], case: str, *, renormed: bool = True) -> dict[str, Any]:
+    """Return what a recall attack found of a record's model; seeds are 2 % apart."""
+    classes, shift = len(of["data"]["classes"]), GAINS[case] + 0.02 * of["seed"]
+    models = len(of["measured"]["retraining_seconds"])
+
+    def ask(kind: str, more: float = 0.0) -> dict[str, Any]:
+        before, fresh, after = RECALLED[kind]
+        shares = {"after": after + shift + more, "before": before}
+        shares |= {"renormed": fresh} if renormed else {}
+        return recall_answer(shares, classes)
+
+    name = of["method"]["name"]
+    controls = [ask("retrained", 0.01 * number) for number in range(models)]
+    made = finding("oddity", np.random.default_rng(0), METHODS[name], 0, 1, classes)
+    unlearned = ask(name)
+    mean = sum(a["values"]["after_forget"] for a in controls) / models if models else None
+    gap = None if mean is None else unlearned["values"]["after_forget"] - mean
+    return made | {
+        "audit": "membership_recall",
+        "settings": {"case": case, "tau": 0.05 if case == "open" else 0.6},
+        "decides": True,
+        "headline": "after_forget",
+        "unlearned": unlearned,
+        "original": ask("original"),
+        "retrained": controls,
+        "gap": None if gap is None else {"value": gap, "low": gap - 0.1, "high": gap + 0.1},
+        "floor": 0.05 if models > 1 else None,
+    }
+
+
+def recall_answer(shares: dict[str, float], classes: int) -> dict[str, Any]:
+    """Return an answer that is right on these shares of 100 records of each class."""
+    values: dict[str, float] = {}
+    arrays: dict[str, object] = {}
+    for kind, share in shares.items():
+        for part, asked in (("forget", FORGOTTEN), ("test", range(classes))):
+            counts = np.zeros((classes, classes), dtype=int)
+            for true in asked:
+                counts[true, true] = round(100 * share)
+                counts[true, (true + 1) % classes] += 100 - counts[true, true]
+            total = counts.sum(1)
+            values[f"{kind}_{part}"] = float(np.trace(counts) / total.sum())
+            arrays[f"confusion_{kind}_{part}"] = counts.tolist()
+            arrays[f"per_class_{kind}_{part}"] = [
+                counts[i, i] / total[i] if total[i] else None for i in range(classes)
+            ]
+    for part in ("forget", "test"):
+        values[f"gain_{part}"] = values[f"after_{part}"] - values[f"before_{part}"]
+    return answer(values, 300, **arrays)

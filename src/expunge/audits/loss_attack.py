@@ -2,6 +2,9 @@
 
 Logistic regression on the loss, by stratified cross-validation: Salgado Herrera et al.,
 "Comparative Analysis of Machine Unlearning Approaches for Data Protection", CAID 2024.
+`accuracy_splits` is the accuracy as the starting kit of the NeurIPS 2023 Machine Unlearning
+Challenge takes it, https://github.com/unlearning-challenge/starting-kit: ten stratified
+shuffles of which a tenth is tried, as many records on each side, the loss as it is.
 Confidence, entropy and modified entropy: Song and Mittal, "Systematic Evaluation of
 Privacy Risks of Machine Learning Models", USENIX Security 2021,
 https://arxiv.org/abs/2003.10595
@@ -22,13 +25,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit, cross_val_score
 from torch import Tensor
 
 from expunge import stats
 from expunge.audit import Answer, Audit, AuditCard, Case
 from expunge.core import losses
-from expunge.core.rng import derive
+from expunge.core.rng import derive, generator
 from expunge.subject import Access, Refused, Subject
 
 Signal = Callable[[Tensor, Tensor], Tensor]
@@ -71,6 +74,26 @@ def attack(signal: Float[Tensor, " n"], member: Tensor, folds: int, seed: int) -
     return Attack(torch.tensor(scores), torch.tensor(risk), torch.tensor(fold))
 
 
+def accuracy_by_split(
+    members: Float[Tensor, " m"], others: Float[Tensor, " n"], seed: int, splits: int = 10
+) -> Float[Tensor, " splits"]:
+    """Return the accuracy of a logistic regression on the loss, in each of some random splits.
+
+    Of the larger side as many records are drawn as the smaller one has, so chance is 0.5.
+    Fewer than ten on a side leave one of them out of a tenth, and give NaN.
+    """
+    n = min(len(members), len(others))
+    if n < 10:
+        return torch.full((splits,), torch.nan, dtype=torch.double)
+    draws = generator(seed, "balance")
+    kept = [side[torch.randperm(len(side), generator=draws)[:n]] for side in (members, others)]
+    x, y = torch.cat(kept).double().numpy()[:, None], np.repeat([1, 0], n)
+    split = StratifiedShuffleSplit(splits, test_size=0.1, random_state=seed % 2**32)
+    return torch.from_numpy(
+        cross_val_score(LogisticRegression(), x, y, cv=split, scoring="accuracy")
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossAttack(Audit):
     """How well does the loss tell forget records from records never trained on?
@@ -81,6 +104,7 @@ class LossAttack(Audit):
 
     card = AuditCard(
         name="loss_attack",
+        version=2,
         source="https://arxiv.org/abs/2003.10595",
         access=Access.PROBABILITIES,
         tasks=("classification", "next_token", "denoising"),
@@ -120,6 +144,8 @@ class LossAttack(Audit):
         def summary(*groups: Tensor) -> dict[str, Tensor]:
             return _summary(groups[: self.folds], groups[self.folds :])
 
+        members, unknown = (subject.score(d, task, task.losses, seed) for d in (forget, others))
+        by_split = accuracy_by_split(members, unknown, derive(seed, "splits"))
         fpr, tpr = stats.roc(main.scores[member], main.scores[~member])
         answer = Answer.over(
             summary,
@@ -130,10 +156,12 @@ class LossAttack(Audit):
                 "roc_tpr": tpr,
                 "risk": main.risk[member],
                 "index": forget.index.cpu(),
+                "accuracy_by_split": by_split,
             },
         )
         accuracy = _balanced(main, member)
-        return answer.plus({"accuracy": accuracy} | also)
+        splits = {"accuracy_splits": float(by_split.mean())}
+        return answer.plus({"accuracy": accuracy} | splits | also)
 
 
 def _by_fold(attack: Attack, member: Tensor) -> tuple[list[Tensor], list[tuple[int, int]]]:

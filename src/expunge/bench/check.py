@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from expunge.audit import Audit, Case
 from expunge.bench.problem import Problem
 from expunge.core.rng import fenced, generator
 from expunge.core.state import mode
-from expunge.lab import Lab
+from expunge.lab import Lab, Repeat
 from expunge.method import Method
 from expunge.subject import Refused, WhiteBox
 
@@ -31,21 +32,22 @@ def check(problem: Problem, methods: Iterable[Method] = (), audits: Iterable[Aud
             "`augment` out"
         )
     _try_network(problem)
-    task = problem.recipe.task.card.name
+    case, methods = stand_in(problem), tuple(methods)
     for method in methods:
-        if task not in method.card.tasks:
-            raise ValueError(
-                f"{method.card.name} is not for {task}, but for {', '.join(method.card.tasks)}"
-            )
-    case = stand_in(problem)
+        method.check(case.original.model, problem.recipe.task)
+    if methods:  # what a run has unlearned once it can unlearn again
+        again = Repeat(None, lambda _: case.original.model)
+        case = replace(case, lab=Lab(request=problem.request, seed=0, unlearn=again))
     for audit in audits:
         audit.check(case)
 
 
 def applicable(case: Case) -> list[Audit]:
-    """Return every registered audit that can be asked of the case; warn of the others."""
+    """Return every quick audit that can be asked of the case; warn of the others."""
     found = []
-    for name in registry.audits.known():
+    for name, cls in registry.audits.known().items():
+        if not vars(cls)["card"].quick:
+            continue
         audit = registry.audits.build({"name": name})
         try:
             audit.check(case)
@@ -59,7 +61,7 @@ def applicable(case: Case) -> list[Audit]:
 def stand_in(problem: Problem) -> Case:
     """Return a case whose models are untrained: enough to ask whether an audit applies."""
     with fenced(0):
-        blank = WhiteBox(problem.recipe.fresh())
+        blank = WhiteBox(problem.recipe.drawn())
     return Case(
         original=blank,
         unlearned=blank,
@@ -74,7 +76,7 @@ def _try_network(problem: Problem) -> None:
     recipe, train = problem.recipe, problem.sets.train
     name, wanted = recipe.model.card.name, recipe.task.outputs
     with fenced(0):
-        network = recipe.fresh().to(train.y.device)
+        network = recipe.drawn().to(train.y.device)
         batch = train.take(torch.arange(min(2, len(train))))
         batch = recipe.task.pose(batch, generator(0, "check"))
         try:

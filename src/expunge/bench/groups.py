@@ -51,16 +51,22 @@ def spoken(value: object) -> str:
 def labels(things: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return each thing's name, with the settings that tell it from its namesakes."""
     settings = [flat(thing.get("settings") or {}) for thing in things]
+    pairs = [(str(thing["name"]), mine) for thing, mine in zip(things, settings, strict=True)]
+    namesakes = gathered(pairs, lambda pair: pair[0])
+    differing = {name: _differing([s for _, s in same]) for name, same in namesakes.items()}
     out = []
-    for thing, mine in zip(things, settings, strict=True):
-        namesakes = [
-            s for other, s in zip(things, settings, strict=True) if other["name"] == thing["name"]
-        ]
-        names = dict.fromkeys(name for s in namesakes for name in s)
-        differing = [n for n in names if len({spoken(s.get(n)) for s in namesakes}) > 1]
-        told = ", ".join(f"{n.split('.')[-1]} {spoken(mine.get(n))}" for n in differing)
-        out.append(f"{thing['name']} ({told})" if told else str(thing["name"]))
+    for name, mine in pairs:
+        told = ", ".join(f"{n.split('.')[-1]} {spoken(mine.get(n))}" for n in differing[name])
+        out.append(f"{name} ({told})" if told else name)
     return out
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the settings that are not the same in all."""
+    if len(settings) == 1:
+        return []
+    names = dict.fromkeys(name for each in settings for name in each)
+    return [n for n in names if len({spoken(each.get(n)) for each in settings}) > 1]
 
 
 def gathered(things: Iterable[T], by: Callable[[T], Hashable]) -> dict[Hashable, list[T]]:
@@ -80,12 +86,11 @@ def group(records: Sequence[Record]) -> list[Group]:
     """Return the records in groups that may be compared, in the order they first occur."""
 
     def problem(record: Record) -> Hashable:
-        parts = [
-            (record[k]["name"], record[k].get("settings")) for k in ("data", "model", "forget")
-        ]
-        return frozen(*parts, record["data"].get("digest"), record["training"])
+        parts = [(record[k]["name"], record[k].get("settings")) for k in ("data", "model")]
+        return frozen(*parts, _kind(record), record["data"].get("digest"), record["training"])
 
-    lists = list(gathered(records, problem).values())
+    kinds = gathered(records, problem).values()
+    lists = [split for same in kinds for split in _splits(same)]
     firsts = [records[0] for records in lists]
     named = [labels([first[part] for first in firsts]) for part in ("data", "model", "forget")]
     titles = [" · ".join(parts) for parts in zip(*named, strict=True)]
@@ -93,3 +98,22 @@ def group(records: Sequence[Record]) -> list[Group]:
         [{"name": t, "settings": f["training"]} for t, f in zip(titles, firsts, strict=True)]
     )
     return [Group(title=t, records=r) for t, r in zip(training, lists, strict=True)]
+
+
+def _kind(record: Record) -> tuple[str, dict[str, Any]]:
+    """Return what kind of forget set it is, whatever was drawn."""
+    settings = record["forget"].get("settings") or {}
+    return record["forget"]["name"], {k: v for k, v in settings.items() if k != "seed"}
+
+
+def _splits(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records by the seed of their forget set, unless each run has its own.
+
+    Where every seed of a run drew a forget set of its own, that is one problem repeated; its
+    controls are told apart by the run's seed. Else a seed would have controls of several problems.
+    """
+    drawn = gathered(records, lambda r: frozen(r["forget"].get("settings")))
+    pairs = {(r["seed"], frozen(r["forget"].get("settings"))) for r in records}
+    if len(pairs) == len({seed for seed, _ in pairs}) == len(drawn):
+        return [list(records)]
+    return list(drawn.values())

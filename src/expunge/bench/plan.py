@@ -25,7 +25,7 @@ class Item:
     Attributes:
         stage: What would be computed.
         cached: Whether it is in the store.
-        seconds: Estimated time; 0 where it is cached.
+        seconds: Estimated time; 0 where it is cached, or where another stage leaves it.
         size: Estimated bytes on disk; 0 where it is cached.
     """
 
@@ -57,14 +57,17 @@ def plan(cells: Sequence[Cell], store: Store) -> list[Item]:
 def price(owned: Sequence[tuple[Stage, Problem]], store: Store) -> list[Item]:
     """Price stages; for those not cached a few steps of training are timed."""
     paces: dict[str, Pace] = {}
-    items = []
+    items, left = [], set[str]()
     for stage, problem in owned:
         cached = store.has(stage.kind, stage.key)
-        if not cached and problem.key not in paces:
+        free = cached or stage.key in left
+        if not free and problem.key not in paces:
             paces[problem.key] = pace(problem)
-        seconds = paces[problem.key].seconds(stage.work) if not cached else 0.0
+        seconds = paces[problem.key].seconds(stage.work) if not free else 0.0
         if not cached and stage.kind == RECORD:
             seconds += _judging(stage, problem)
+        if not cached:
+            left |= {by_the_way.key for by_the_way in stage.leaves}
         items.append(Item(stage, cached, seconds, 0 if cached else _size(stage, problem)))
     return items
 
@@ -75,7 +78,7 @@ def pace(problem: Problem) -> Pace:
     size = min(recipe.descent.batch_size, len(data))
     some = data.select(torch.arange(min(len(data), size * STEPS)))
     with fenced(derive(0, "pace")):
-        model = recipe.fresh().to(data.y.device)
+        model = recipe.drawn().to(data.y.device)
         teach = Pass(some, lambda batch: recipe.task.loss(model, batch), "update")
 
         def once() -> float:
@@ -106,6 +109,6 @@ def _judging(stage: Stage, problem: Problem) -> float:
 def _size(stage: Stage, problem: Problem) -> int:
     if stage.kind == MODEL:
         with fenced(0):
-            state = problem.recipe.fresh().state_dict().values()
+            state = problem.recipe.drawn().state_dict().values()
         return sum(t.numel() * t.element_size() for t in state)
     return 40 * len(problem.request.forget) + 100_000  # a risk per record, tables, curves

@@ -22,6 +22,7 @@ from expunge.types import (
     Sets,
     Settings,
     Source,
+    Start,
     Task,
 )
 
@@ -39,6 +40,36 @@ class Training(Settings):
     descent: Descent = Descent(lr=0.05, epochs=20, schedule="onecycle", weight_decay=5e-4)
     augment: Augment = Augment()
     weights: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Settings):
+    """Training on other records first: what stands in for weights from a model hub.
+
+    Every model of the run then starts from the same weights, all but its head; so do the
+    retrained ones, since a network that was to be deleted from was not born at random.
+
+    Attributes:
+        data: The other records; every part of them is trained on but the test set.
+        descent: The optimiser.
+        augment: Changes of the images.
+        seed: Of the weights and of the order.
+    """
+
+    data: Source
+    descent: Descent = Descent(lr=0.05, epochs=20, schedule="onecycle", weight_decay=5e-4)
+    augment: Augment = Augment()
+    seed: int = 0
+
+    def recipe(self, sets: Sets, model: Architecture) -> Recipe:
+        """Return how `model` is trained on the other records."""
+        return Recipe(
+            model=model,
+            inputs=sets.train.shape,
+            task=task_of(sets),
+            descent=self.descent,
+            augment=self.augment,
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,6 +123,7 @@ def pose(
     *,
     holdout: Holdout | None = None,
     source: Source | None = None,
+    start: Start | None = None,
     device: str = "cpu",
 ) -> Problem:
     """Check the records, divide them, and say how the original was trained.
@@ -110,6 +142,7 @@ def pose(
         task=task,
         descent=training.descent,
         augment=training.augment,
+        start=start,
     )
     posed = request(sets, parts, recipe)
     return Problem(

@@ -23,6 +23,7 @@ def outcome(case: Case, findings: Sequence[Finding]) -> dict[str, Json]:
         "findings": [finding.record() for finding in findings],
         "verdict": decide(findings)._asdict(),
         "cost": counts(case.unlearned.cost),
+        "notes": dict(case.unlearned.notes),
         "measured": {
             **clock(case.unlearned.cost),
             "training_seconds": clock(case.original.cost)["seconds"],
@@ -39,6 +40,7 @@ def failure(kind: str, error: Exception) -> dict[str, Json]:
         "findings": [],
         "verdict": {"kind": "failed", "sentence": str(error)},
         "cost": None,
+        "notes": {},
         "measured": {**clock(None), "training_seconds": None, "retraining_seconds": []},
     }
 
@@ -71,7 +73,7 @@ def about(problem: Problem) -> dict[str, Json]:
     request, sets, recipe = problem.request, problem.sets, problem.recipe
     parts = {n: len(getattr(request, n)) for n in ("forget", "retain", "val", "nonmembers")}
     with fenced(0):
-        size = sum(p.numel() for p in recipe.fresh().parameters())
+        size = sum(p.numel() for p in recipe.drawn().parameters())
     records = {
         "train": len(sets.train),
         "test": len(sets.test),
@@ -83,7 +85,8 @@ def about(problem: Problem) -> dict[str, Json]:
         "data": _named(problem.source) | records,
         "forget": _named(problem.forget) | parts | split,
         "model": _named(recipe.model) | {"parameters": size},
-        "training": {k: plain(getattr(recipe, k)) for k in ("descent", "augment", "task")},
+        "training": {k: plain(getattr(recipe, k)) for k in ("descent", "augment", "task")}
+        | {"start": None if recipe.start is None else dict(recipe.start.about)},
     }
 
 
@@ -101,9 +104,17 @@ def clock(cost: Cost | None) -> dict[str, Json]:
 
 def _method(method: Method | str) -> dict[str, Json]:
     if isinstance(method, str):
-        return {"name": method, "version": 0, "settings": {}, "summary": "", "source": ""}
+        return {
+            "name": method,
+            "version": 0,
+            "settings": {},
+            "summary": "",
+            "source": "",
+            "mechanisms": [],
+        }
     card, words = method.card, (type(method).__doc__ or "").strip().splitlines()
-    return _named(method) | {"version": card.version, "summary": words[0], "source": card.source}
+    told = {"version": card.version, "summary": words[0], "source": card.source}
+    return _named(method) | told | {"mechanisms": list(card.mechanisms)}
 
 
 def _named(settings: object) -> dict[str, Json]:

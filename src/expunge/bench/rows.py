@@ -20,6 +20,7 @@ class Column:
         headline: Whether the audit's gap and floor are about it.
         decides: Whether it bears on the verdict, and so has a gap: two retrained models
             differ in their weights and in what they cost, and that means nothing.
+        bounded: Whether it cannot leave [0, 1], beyond which Student's t may reach.
     """
 
     audit: str
@@ -28,6 +29,7 @@ class Column:
     unit: str = ""
     headline: bool = False
     decides: bool = True
+    bounded: bool = False
 
     @property
     def brief(self) -> bool:

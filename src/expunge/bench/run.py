@@ -9,14 +9,16 @@ from typing import Literal, NamedTuple
 
 from expunge.bench import stages
 from expunge.bench.check import applicable, check, stand_in
-from expunge.bench.problem import Problem, on_device, pose
+from expunge.bench.problem import Pretraining, Problem, on_device, pose
 from expunge.bench.record import record
 from expunge.bench.spec import Spec
 from expunge.bench.stages import Bench, Stage
 from expunge.bench.store import Artifact, Store, write_text
+from expunge.bench.traces import curve, traced
+from expunge.config import plain
 from expunge.core.cost import Meter
 from expunge.method import Method
-from expunge.types import Json, Sets, Source
+from expunge.types import Architecture, Json, Sets, Source, Start
 
 
 class Event(NamedTuple):
@@ -47,12 +49,21 @@ def unheard(event: Event) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One row of the grid: a method on a problem, with a seed."""
+    """One row of the grid: a method on a problem, with a seed.
+
+    Attributes:
+        problem: What is to be forgotten.
+        method: By what.
+        seed: Of the original and of the method.
+        stage: Finds what there is to say of the result.
+        trace: Watches the method; None where nobody asked for it.
+    """
 
     problem: Problem
     method: Method
     seed: int
     stage: Stage = field(repr=False)
+    trace: Stage | None = field(default=None, repr=False)
 
 
 def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
@@ -63,20 +74,36 @@ def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
     """
     on_device(device)
     loaded: dict[Source, Sets] = {}
-    for source, model, forget in product(spec.data, spec.models, spec.forget):
+
+    def load(source: Source) -> Sets:
         if source not in loaded:
             loaded[source] = source.load()
+        return loaded[source]
+
+    for source, model, forget in product(spec.data, spec.models, spec.forget):
+        start = None
+        if spec.pretraining is not None:
+            other = load(spec.pretraining.data)
+            start = beginning(spec.pretraining, other, model, device)
         problem = pose(
-            loaded[source],
+            load(source),
             forget,
             model,
             spec.training,
             holdout=spec.holdout,
             source=source,
+            start=start,
             device=device,
         )
         check(problem, spec.methods, spec.audits)
         yield problem
+
+
+def beginning(pre: Pretraining, sets: Sets, model: Architecture, device: str) -> Start:
+    """Return the weights that `model` starts from; nothing is trained yet."""
+    data = sets.train.to(device)
+    about = {"data": plain(pre.data), "descent": plain(pre.descent), "augment": plain(pre.augment)}
+    return stages.pretraining(pre.recipe(sets, model), data, pre.seed, about)
 
 
 def expand(spec: Spec, device: str = "cpu") -> list[Cell]:
@@ -84,9 +111,10 @@ def expand(spec: Spec, device: str = "cpu") -> list[Cell]:
     cells = []
     for problem in problems(spec, device):
         audits = spec.audits or applicable(stand_in(problem))
-        for method, seed in product(spec.methods, spec.seeds):
+        for method, seed in product(spec.methods, spec.seeds_of(problem.forget)):
             stage = stages.audited(problem, method, seed, audits, spec.retrained)
-            cells.append(Cell(problem, method, seed, stage))
+            trace = spec.trace and traced(problem, method, seed, spec.trace)
+            cells.append(Cell(problem, method, seed, stage, trace))
     return cells
 
 
@@ -101,6 +129,8 @@ def order(cells: Sequence[Cell]) -> list[Stage]:
             found[stage.key] = stage
 
     for cell in cells:
+        if cell.trace is not None:  # first: it leaves the model that the other asks for
+            visit(cell.trace)
         visit(cell.stage)
     return list(found.values())
 
@@ -152,6 +182,8 @@ def walk(
                 done.add(stage.key)
                 compute(bench, stage, len(done), total, listen)
         found = bench.result(cell.stage).facts
+        if cell.trace is not None:
+            found = {**found, "curve": curve(bench.result(cell.trace))}
         records.append(record(name, cell.problem, cell.method, cell.seed, found, cell.stage.key))
         write_text(folder / "records.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     return records

@@ -8,7 +8,8 @@ from typing import Any
 
 from expunge import registry
 from expunge.audit import Audit
-from expunge.bench.problem import Training
+from expunge.bench.problem import Pretraining, Training
+from expunge.bench.traces import Tracing
 from expunge.config import build, suggest
 from expunge.data.split import Forget, Holdout
 from expunge.method import Method
@@ -39,9 +40,12 @@ class Spec(Settings):
         methods: What is to be compared.
         audits: What is asked of every unlearned model; empty, all that apply.
         training: How originals are trained.
+        pretraining: What they start from; left out, from chance.
         holdout: What of the held-out records is for validation and for non-members.
         seeds: Each trains an original of its own and unlearns from it.
         retrained: Negative controls to train; 0 does without.
+        trace: What is looked at after every round of every method; left out, nothing.
+        tied: Seeds of the forget sets that are for some of the run's seeds only.
     """
 
     name: str
@@ -51,9 +55,12 @@ class Spec(Settings):
     methods: tuple[Method, ...]
     audits: tuple[Audit, ...] = ()
     training: Training = field(default_factory=Training)
+    pretraining: Pretraining | None = None
     holdout: Holdout = Holdout()
     seeds: tuple[int, ...] = (0,)
     retrained: int = 3
+    trace: Tracing | None = None
+    tied: Mapping[Forget, tuple[int, ...]] = field(default_factory=dict, metadata={"key": False})
 
     def __post_init__(self) -> None:
         for name in ("data", "models", "forget", "methods", "seeds"):
@@ -63,6 +70,10 @@ class Spec(Settings):
             raise SpecError(f"expected retrained >= 0, got {self.retrained}")
         if len(set(self.seeds)) < len(self.seeds):
             raise SpecError(f"expected different seeds, got {list(self.seeds)}")
+
+    def seeds_of(self, forget: Forget) -> tuple[int, ...]:
+        """Return the seeds that a forget set is for."""
+        return self.tied.get(forget, self.seeds)
 
 
 def read(path: Path) -> Spec:
@@ -91,21 +102,31 @@ def parse(table: Mapping[str, Json]) -> Spec:
     Raises:
         SpecError: Naming the first unknown key, name or ill-typed value.
     """
-    known = [f.name for f in fields(Spec)]
+    known = [f.name for f in fields(Spec) if f.metadata.get("key", True)]
     for name in table:
         if name not in known:
             raise SpecError(suggest(name, known, "key"))
     rest: dict[str, Any] = dict(table)
+    _check_plain(rest)
+    seeds = rest["seeds"] = tuple(rest.get("seeds", (0,)))
+    rest["forget"], splits = _untied(rest.get("forget", []), seeds)
     lists: dict[str, Any] = {name: _several(name, rest.pop(name, [])) for name in KINDS}
     whole: dict[str, Any] = {
         name: _one(name, cls, rest.pop(name, {}))
         for name, cls in (("training", Training), ("holdout", Holdout))
     }
-    _check_plain(rest)
+    if "pretraining" in rest:
+        whole["pretraining"] = _one("pretraining", Pretraining, rest.pop("pretraining"))
+    if "trace" in rest:
+        whole["trace"] = _tracing(rest.pop("trace"))
     if "audits" in table and not lists["audits"]:
         raise SpecError("expected at least one entry under 'audits', or none of the key, got []")
-    rest["seeds"] = tuple(rest.get("seeds", (0,)))
-    return Spec(**lists, **whole, **rest)
+    tied = {lists["forget"][place]: (seed,) for place, seed in splits.items()}
+    if tied and len(set(lists["forget"])) < len(lists["forget"]):
+        raise SpecError(
+            "[[forget]] expected different forget sets beside seed = 'run', got one twice"
+        )
+    return Spec(**lists, **whole, **rest, tied=tied)
 
 
 def _one(name: str, cls: type, table: Json) -> Json:
@@ -123,10 +144,42 @@ def _several(name: str, tables: Json) -> tuple[Json, ...]:
     built = []
     for table in tables:
         try:
-            built.append(KINDS[name].build(table))
+            built += [KINDS[name].build(each) for each in _presets(table)]
         except ValueError as error:
             raise SpecError(f"[[{name}]] {error}") from error
     return tuple(built)
+
+
+def _presets(table: Mapping[str, Json]) -> list[Mapping[str, Json]]:
+    """Return a table for each of several presets: the same method at several lengths, say."""
+    presets = table.get("preset")
+    if not isinstance(presets, list):
+        return [table]
+    named = all(isinstance(preset, str) for preset in presets)
+    if not presets or not named or len(set(presets)) < len(presets):
+        raise SpecError(f"preset: expected a name, or a list of different names, got {presets!r}")
+    return [{**table, "preset": preset} for preset in presets]
+
+
+def _untied(tables: Json, seeds: Sequence[int]) -> tuple[Json, dict[int, int]]:
+    """Return a table for each seed where the seed is the run's, and which seed it is for."""
+    out, splits = [], dict[int, int]()
+    if not isinstance(tables, list):
+        return tables, splits
+    for table in tables:
+        if not isinstance(table, Mapping) or table.get("seed") != "run":
+            out.append(table)
+            continue
+        for seed in seeds:
+            splits[len(out)] = seed
+            out.append({**table, "seed": seed})
+    return out, splits
+
+
+def _tracing(value: Json) -> Tracing | None:
+    if isinstance(value, bool):
+        return Tracing() if value else None
+    return _one("trace", Tracing, value)
 
 
 def _check_plain(rest: Mapping[str, Json]) -> None:

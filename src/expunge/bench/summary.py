@@ -11,6 +11,7 @@ from expunge.bench.groups import Group, Record, frozen, gathered, group, labels
 from expunge.bench.rows import Cell, Column, Row, kind
 
 Finding = Mapping[str, Any]
+Answer = Mapping[str, Any]
 
 # The most worrying first: over several seeds, a method is what it is at its worst.
 SEVERITY = ("leaks", "over-unlearned", "diverged", "failed", "cannot tell", "forgotten")
@@ -23,6 +24,7 @@ SHOWN: dict[str, dict[str, tuple[str, str]]] = {
         "test": ("Test accuracy", "%"),
     },
     "loss_attack": {"auc": ("Attack AUC", ""), "tpr_at_1%_fpr": ("Attack TPR at 1 % FPR", "%")},
+    "membership_recall": {"after_forget": ("Recalled labels", "%")},
     "output_divergence": {"js_forget": ("Forget divergence", "nats")},
     "weight_distance": {"l2": ("Weights moved", "L2")},
     "cost": {"of_retraining": ("Work", "% of retraining")},
@@ -32,6 +34,7 @@ FRACTIONS = {
     ("accuracy", "retain"),
     ("accuracy", "test"),
     ("loss_attack", "tpr_at_1%_fpr"),
+    ("membership_recall", "after_forget"),
 }
 
 
@@ -39,6 +42,18 @@ def findings(record: Record) -> dict[str, Finding]:
     """Return a record's findings by label: the audit's name, told apart by settings."""
     audits = [{"name": f["audit"], "settings": f["settings"]} for f in record["findings"]]
     return dict(zip(labels(audits), record["findings"], strict=True))
+
+
+def answers(row: Row, audit: str) -> list[Answer]:
+    """Return what an audit answered about a row's models, each model once."""
+    found = [(r["seed"], f) for r in row.records if (f := findings(r).get(audit))]
+    if row.kind == "method":
+        return [finding["unlearned"] for _, finding in found]
+    # Controls are repeated in every method's record.
+    firsts = [same[0][1] for same in gathered(found, lambda pair: pair[0]).values()]
+    if row.kind == "original":
+        return [finding["original"] for finding in firsts]
+    return [answer for finding in firsts for answer in finding["retrained"]]
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -57,6 +72,7 @@ def columns(records: Sequence[Record]) -> list[Column]:
                         unit,
                         headline=value == headline,
                         decides=finding.get("decides", True),
+                        bounded=(audit, value) in FRACTIONS,
                     )
     return list(out.values())
 
@@ -69,11 +85,11 @@ def summarise(records: Sequence[Record]) -> list[Row]:
     """
     if not records:
         raise ValueError("expected at least one record, got none; run something first")
-    return [row for each in group(records) for row in _rows(each)]
+    return [row for each in group(records) for row in tabulate(each, columns(each.records))]
 
 
-def _rows(of: Group) -> list[Row]:
-    shown = columns(of.records)
+def tabulate(of: Group, shown: Sequence[Column]) -> list[Row]:
+    """Return a row of these numbers per control and method of a group."""
     seeds = [r for r in of.records if r["findings"]]
     rows = [_original(of, seeds, shown), _retrained(of, seeds, shown)] if seeds else []
     methods = gathered(of.records, lambda r: frozen(r["method"]["name"], r["method"]["settings"]))
@@ -136,8 +152,8 @@ def _unseen(found: Sequence[Finding], side: str, column: Column) -> Estimate | N
 
 
 def _possible(estimate: Estimate, column: Column) -> Estimate:
-    """Cut a fraction's interval to [0, 1], beyond which Student's t may reach."""
-    if (column.audit, column.value) not in FRACTIONS or estimate.low is None:
+    """Cut a fraction's interval to [0, 1]."""
+    if not column.bounded or estimate.low is None:
         return estimate
     return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high or 0.0))
 

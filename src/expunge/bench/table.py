@@ -63,13 +63,20 @@ def markdown(rows: Sequence[Row]) -> str:
         group = list(part)
         columns = group[0].columns
         head = ["model", "verdict", *(c.heading for c in columns), "time"]
-        lines = [_line(head), _line(["---", "---"] + ["---:"] * (len(columns) + 1))]
+        lines = []
         for row in group:
             cells = [said(row.cells.get(c), c) for c in columns]
             seconds = NONE if row.seconds is None else duration(row.seconds.value)
-            lines.append(_line([row.label, counted(row), *cells, seconds]))
-        parts.append(f"**{_plain(title)}**\n\n" + "\n".join(lines))
+            lines.append([row.label, counted(row), *cells, seconds])
+        parts.append(f"**{literal(title)}**\n\n{ruled(head, lines, words=2)}")
     return "\n\n".join([*parts, CAPTION]) + "\n"
+
+
+def ruled(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """Return a Markdown table whose first `words` columns are words, the rest numbers."""
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    lines = [[literal(cell) for cell in cells] for cells in (head, *rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
 
 
 def said(cell: Cell | None, column: Column) -> str:
@@ -126,11 +133,7 @@ def _badge(row: Row) -> str:
     return f"[{colour}]{mark} {escape(words)}[/{colour}]"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
+def literal(text: str) -> str:
     """Return text that Markdown takes literally: names may come from anyone's data."""
     for mark in "\\`*_|<[":
         text = text.replace(mark, f"\\{mark}")

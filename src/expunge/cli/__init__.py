@@ -11,15 +11,17 @@ import tyro
 
 from expunge.cli.audit import Audit
 from expunge.cli.demo import Demo
-from expunge.cli.flags import Command, Work
+from expunge.cli.flags import NESTED, Command, Work
 from expunge.cli.listing import List
 from expunge.cli.report import Report
 from expunge.cli.run import Run
+from expunge.cli.tune import Tune
 from expunge.cli.unlearn import Unlearn, with_methods
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "run": Run,
+    "tune": Tune,
     "unlearn": Unlearn,
     "audit": Audit,
     "report": Report,
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except KeyboardInterrupt:
-        _say("stopped; `run`, `demo` and `audit --retrain` go on from here")
+        _say("stopped; `run`, `tune`, `demo` and `audit --retrain` go on from here")
         return INTERRUPTED
 
 
@@ -90,7 +92,7 @@ def parse(arguments: list[str]) -> Command:
     name, *rest = arguments
     if name in COMMANDS:
         cls = with_methods(rest) if name == "unlearn" else COMMANDS[name]
-        return tyro.cli(cls, prog=f"expunge {name}", args=rest, config=MARKERS)
+        return tyro.cli(cls, prog=f"expunge {name}", args=rest, config=MARKERS, registry=NESTED)
     if not name.startswith("-"):
         from expunge.config import suggest
 

@@ -1,10 +1,12 @@
 """Kinds of flags, and what every command is."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 T = TypeVar("T")
 Work = Callable[[], int]
@@ -27,6 +29,26 @@ Conditions = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="CONDITION ...", help_behavior_hint=""),
 ]
+
+
+NESTED = ConstructorRegistry()
+"""Reads settings within settings, such as a method's own methods, as `name,key=value`."""
+
+
+@NESTED.primitive_rule
+def _named(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    types = sys.modules.get("expunge.types")  # help does not wait for torch
+    if types is None or info.type not in types.NAMED:
+        return None
+    from expunge.cli.compact import table
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME[,KEY=VALUE]",
+        instance_from_str=lambda given: types.NAMED[info.type](table(given[0])),
+        is_instance=lambda value: isinstance(value, info.type),
+        str_from_instance=lambda value: [value.card.name],
+    )
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ class Report:
     Attributes:
         records: Files of records, or folders that hold them.
         out: The HTML file to write.
+        markdown: A file for the tables alone, for a page of results; none is written without.
         json: Print JSON on standard output.
     """
 
@@ -26,6 +27,7 @@ class Report:
         tyro.conf.arg(metavar="RECORDS ...", help_behavior_hint=""),
     ]
     out: Path = Path("report.html")
+    markdown: Path | None = None
     json: Switch = False
 
     def prepare(self) -> Work:
@@ -34,18 +36,26 @@ class Report:
 
         if not self.records:
             raise ValueError("expected at least one file or folder of records, got none")
-        if self.out.is_dir():
-            raise ValueError(f"--out {self.out} is a folder; name a file")
-        probe(self.out.parent)
+        for name, file in (("out", self.out), ("markdown", self.markdown)):
+            if file is not None and file.is_dir():
+                raise ValueError(f"--{name} {file} is a folder; name a file")
+            if file is not None:
+                probe(file.parent)
         found = table.read(self.records)
         return lambda: self._work(found)
 
     def _work(self, found: Sequence[Any]) -> int:
+        from expunge.bench.store import write_text
         from expunge.cli.console import emit
+        from expunge.report.page import markdown
 
         page = conclude(found, self.out, quiet=self.json)
+        told = {"report": str(page), "records": len(found)}
+        if self.markdown is not None:
+            write_text(self.markdown, markdown(found))
+            told["markdown"] = str(self.markdown)
         if self.json:
-            emit({"report": str(page), "records": len(found)})
+            emit(told)
         return 0
 
 

@@ -80,7 +80,8 @@ class Unlearn(Inputs):
         from expunge.config import plain
 
         facts = {"method": plain(self.chosen), "seed": self.seed, "cost": counts(done.cost)}
-        facts |= {"measured": clock(done.cost) | environment()} | about(problem)
+        facts |= {"notes": dict(done.notes), "measured": clock(done.cost) | environment()}
+        facts |= about(problem)
         write_text(self.out.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
         if self.json:
             emit({"checkpoint": str(self.out)} | facts)

@@ -9,7 +9,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 
 from expunge.core.squares import known
-from expunge.types import Batch, Task
+from expunge.types import Batch
 
 Gradients = dict[str, Tensor]
 
@@ -27,9 +27,9 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def forward(
-    model: nn.Module, leaves: Gradients, task: Task, batch: Batch
+    model: nn.Module, leaves: Gradients, batch: Batch
 ) -> tuple[Tensor, dict[str, Call]] | None:
-    """Return the losses and each layer's call, or None where calls do not tell all.
+    """Return the outputs and each layer's call, or None where calls do not tell all.
 
     They do where every parameter belongs to a known layer, which is called once on
     inputs whose first dimension is the records, and is used nowhere else.
@@ -43,17 +43,17 @@ def forward(
         for name, layer in layers.items()
     ]
     try:
-        losses = task.losses(functional_call(model, leaves, (batch.x,)), batch.y)
+        outputs = functional_call(model, leaves, (batch.x,))
     finally:
         for hook in hooks:
             hook.remove()
     once = {name: noted[0] for name, noted in calls.items() if len(noted) == 1}
     if any(call.edge is None or len(call.seen) != len(batch.y) for call in once.values()):
         return None
-    uses = _uses(losses, leaves)
+    uses = _uses(outputs, leaves)
     if any(count > (name.rpartition(".")[0] in once) for name, count in uses.items()):
         return None
-    return losses, once
+    return outputs, once
 
 
 def _note(
@@ -71,11 +71,11 @@ def _note(
     return output.clone() if output._is_view() else None
 
 
-def _uses(losses: Tensor, leaves: Gradients) -> Counter[str]:
-    """Count how often each parameter enters the graph of the losses."""
+def _uses(outputs: Tensor, leaves: Gradients) -> Counter[str]:
+    """Count how often each parameter enters the graph of the outputs."""
     names = {id(leaf): name for name, leaf in leaves.items()}
     counts: Counter[str] = Counter()
-    waiting, met = [losses.grad_fn], {losses.grad_fn}
+    waiting, met = [outputs.grad_fn], {outputs.grad_fn}
     while waiting:
         node = waiting.pop()
         for source, _ in () if node is None else node.next_functions:

@@ -47,11 +47,22 @@ class Cost:
 
 
 class Meter:
-    """Counts while it runs; another thread may read it to show progress."""
+    """Counts while it runs; another thread may read it to show progress.
+
+    Attributes:
+        forward: Samples that went forward so far.
+        backward: Samples that went back so far.
+        away: Seconds that do not count, spent in `paused` blocks.
+        peak: Most memory held before the last such block; None where there was none.
+        paused: Whether such a block is running.
+    """
 
     def __init__(self) -> None:
         self.forward = 0
         self.backward = 0
+        self.away = 0.0
+        self.peak: int | None = None
+        self.paused = False
         self._depth = 0
 
     @property
@@ -74,8 +85,21 @@ class Meter:
         if output.requires_grad:
             output.register_hook(lambda _: self._back(samples))
 
+    def hold(self) -> None:
+        """Count no call until `release`, as if all were made by another module."""
+        self._depth += 1
+
+    def release(self, forward: int, backward: int) -> None:
+        """Count again, and add what was held back."""
+        self._depth -= 1
+        self.forward += forward
+        self.backward += backward
+
     def _back(self, samples: int) -> None:
         self.backward += samples
+
+
+RUNNING: list[Meter] = []  # hooks are the process's, and so is this
 
 
 @contextmanager
@@ -85,11 +109,54 @@ def counting(meter: Meter) -> Iterator[None]:
         register_module_forward_pre_hook(meter.enter),
         register_module_forward_hook(meter.leave, always_call=True),
     )
+    RUNNING.append(meter)
     try:
         yield
     finally:
+        RUNNING.remove(meter)
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def priced(*, forward: int = 0, backward: int = 0) -> Iterator[None]:
+    """Count the block as so many samples, whatever networks are called inside.
+
+    Under a transform, `vmap` or `jvp`, a call does not show how many records it is of, nor
+    how often a gradient goes back through it.
+    """
+    running = [*RUNNING]
+    for meter in running:
+        meter.hold()
+    try:
+        yield
+    finally:
+        for meter in running:
+            meter.release(forward, backward)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Leave the block out of every count, clock and peak that is being taken."""
+    running = [meter for meter in RUNNING if not meter.paused]
+    if running:
+        _wait()
+    start, peak = time.perf_counter(), _peak() if running else None
+    for meter in running:
+        meter.paused = True
+        meter.hold()
+        meter.peak = max((p for p in (meter.peak, peak) if p is not None), default=None)
+    try:
+        yield
+    finally:
+        if running:
+            _wait()
+            _reset_peak()
+        away = time.perf_counter() - start
+        for meter in running:
+            meter.release(0, 0)
+            meter.away += away
+            meter.paused = False
 
 
 class Bill:
@@ -108,14 +175,19 @@ def metered(meter: Meter | None = None) -> Iterator[Bill]:
         with counting(meter):
             yield bill
     finally:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        _wait()
+        seconds = time.perf_counter() - start - meter.away
         cost = Cost(meter.forward, meter.backward, seconds)
-        peak = _peak()
-        if before is not None and peak is not None:
-            cost = replace(cost, peak_bytes=max(0, peak - before))
+        peaks = [p for p in (_peak(), meter.peak) if p is not None]
+        if before is not None and peaks:
+            cost = replace(cost, peak_bytes=max(0, max(peaks) - before))
         bill.cost = cost
+
+
+def _wait() -> None:
+    """Wait for an accelerator, which goes on while the clock is read."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _reset_peak() -> int | None:

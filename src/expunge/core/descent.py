@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core import rng
+from expunge.core.cost import paused
 from expunge.core.state import Norms, convolves, device_of, lay_out, mode, recalibrate
-from expunge.types import Batch, Data, Descent, Inputs, Recipe, Watch, each
+from expunge.types import Batch, Data, Descent, Inputs, Recipe, Watch, each, steps_of
 
 Objective = Callable[[Batch], Tensor]
 Mask = Mapping[str, Tensor]
@@ -33,6 +34,8 @@ class Pass(NamedTuple):
             those settings' schedule runs over the steps of these passes alone.
         before: Called when the pass begins: noise on the weights, new labels.
         after: Called after each step with its learning rate: a projection of the weights.
+        steps: After how many it ends; None goes through all records.
+        skip: Asked before the pass begins; where it says True there is no pass.
     """
 
     data: Data
@@ -41,6 +44,18 @@ class Pass(NamedTuple):
     descent: Descent | None = None
     before: Callable[[], None] | None = None
     after: Callable[[float], None] | None = None
+    steps: int | None = None
+    skip: Callable[[], bool] | None = None
+
+    def length(self, size: int) -> int:
+        """Return how many steps it takes in batches of `size`."""
+        whole = self.data.steps(size)
+        return whole if self.steps is None else min(self.steps, whole)
+
+
+def covered(records: int, size: int, steps: int) -> int:
+    """Return how many of the records the first `steps` batches of `size` hold."""
+    return records if steps >= steps_of(records, size) else steps * size
 
 
 class Run:
@@ -49,7 +64,7 @@ class Run:
     def __init__(self, model: nn.Module, descent: Descent, passes: Sequence[Pass], *, folded: bool):
         self.descent = descent
         self.optimizer = _optimizer(model, descent, folded=folded)
-        self._steps = [p.data.steps(descent.batch_size) for p in passes]
+        self._steps = [p.length(descent.batch_size) for p in passes]
         self._total = sum(self._steps)
         self._done = 0
 
@@ -90,7 +105,7 @@ def descend(
             `epochs` is the caller's business: `rounds` decides.
         recipe: Poses and augments the records as in training.
         draws: Of the order, of augmentation, and of whatever objectives draw from it.
-        watch: Shown a copy of the model after each round; changes nothing.
+        watch: Shown a copy of the model after each round; changes nothing and costs nothing.
         mask: Per parameter, True where it may move. Elsewhere it keeps its bits:
             decay is folded into the gradient before masking, so that neither decay nor
             momentum moves it.
@@ -105,12 +120,16 @@ def descend(
     for number, group in enumerate(rounds):
         loss = torch.zeros(())
         for current in group:
+            if current.skip is not None and current.skip():
+                continue
             run = runs[current.descent or descent]
             half = _half(model, run.descent, device)
             if current.before is not None:
                 current.before()
+            size = run.descent.batch_size
+            batches = recipe.shuffled(current.data, size, draws)
             with mode(model, training=True, norms=current.norms):
-                for batch in recipe.shuffled(current.data, run.descent.batch_size, draws):
+                for batch in itertools.islice(batches, current.length(size)):
                     with torch.autocast(device, torch.bfloat16, enabled=half):
                         loss = current.objective(batch._replace(x=_laid_out(batch.x, layout)))
                     run.optimizer.zero_grad(set_to_none=True)
@@ -125,7 +144,7 @@ def descend(
                 f"lower the learning rate ({_rates(runs)}) or the number of rounds"
             )
         if watch is not None:
-            with rng.fenced(number), torch.no_grad():
+            with paused(), rng.fenced(number), torch.no_grad():
                 watch(copy.deepcopy(model).eval(), number)
     model.zero_grad(set_to_none=True)
 

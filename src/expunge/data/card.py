@@ -15,6 +15,7 @@ class SourceCard(Card):
         hub: Its id on the Hugging Face hub; empty where it is not there.
         config: Which of the hub's configurations.
         revision: Which of the hub's branches.
+        folder: The folder that its files are in; empty where that has the set's name.
         x: The columns a model sees; texts of several are put one after the other.
         labels: Columns that can be the answer; the first is the default.
         groups: Further columns to choose a forget set by.
@@ -29,6 +30,7 @@ class SourceCard(Card):
     hub: str = ""
     config: str | None = None
     revision: str | None = None
+    folder: str = ""
     x: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()

@@ -92,6 +92,23 @@ TABLE = (
         labels=("label",),
         side=64,
     ),
+    # Sui et al., https://arxiv.org/abs/2506.19486, train on the official test split, being six
+    # times the training split, and hold out the latter. Their code draws half of it with
+    # replacement, which leaves copies of forgotten records among the retained; `scale=0.5` keeps
+    # as many, each once, and half of what is held out.
+    SourceCard(
+        name="flowers102_swapped",
+        source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
+        kind="images",
+        note="flowers102, trained on the official test split: 6,149 + 1,020; for research",
+        hub="dpdl-benchmark/oxford_flowers102",
+        folder="flowers102",
+        x=("image",),
+        labels=("label",),
+        train="test",
+        test=("train",),
+        side=64,
+    ),
     SourceCard(
         name="flowers",
         source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from expunge.config import suggest
 from expunge.core.rng import generator
-from expunge.types import Card, Sets, Settings
+from expunge.types import Card, Preset, Sets, Settings
+
+RECALL = "Sui et al., IJCAI 2025, https://arxiv.org/abs/2506.19486, table 5: half of five classes"
 
 
 class Forget(Settings, ABC):
@@ -69,7 +71,18 @@ class OfClass(Forget):
         seed: Of the draw where `fraction` is less than 1.
     """
 
-    card = Card(name="class")
+    card = Card(
+        name="class",
+        presets={
+            name: Preset({"classes": classes, "fraction": 0.5}, RECALL)
+            for name, classes in (
+                ("recall_cifar10", [1, 3, 5, 7, 9]),
+                ("recall_cifar100", [10, 30, 50, 70, 90]),
+                ("recall_pet37", [1, 8, 15, 21, 29]),
+                ("recall_flowers102", [50, 72, 76, 88, 93]),
+            )
+        },
+    )
 
     classes: tuple[str | int, ...]
     fraction: float = 1.0

@@ -25,17 +25,17 @@ class Place(NamedTuple):
 
 
 def place(card: SourceCard, root: str | None) -> Place:
-    """Look for `<root>/<name>/<split>-*.parquet`, then under EXPUNGE_DATA, then on the hub.
+    """Look for `<root>/<folder>/<split>-*.parquet`, then under EXPUNGE_DATA, then on the hub.
 
     Raises:
         ValueError: When a folder was given and lacks the set, or the set is in no folder and
             not on the hub.
     """
-    splits = (card.train, *card.test)
+    splits, folder = (card.train, *card.test), card.folder or card.name
     for base in (root, os.environ.get("EXPUNGE_DATA")):
         if not base:
             continue
-        here = Path(base).expanduser() / card.name
+        here = Path(base).expanduser() / folder
         files = {split: sorted(here.glob(f"{split}-*.parquet")) for split in splits}
         missing = [split for split, found in files.items() if not found]
         if not missing:
@@ -48,7 +48,7 @@ def place(card: SourceCard, root: str | None) -> Place:
     if not card.hub:
         raise ValueError(
             f"{card.name} is not on the hub; set EXPUNGE_DATA, or `root`, to the folder that "
-            f"holds {card.name}/{card.train}-*.parquet"
+            f"holds {folder}/{card.train}-*.parquet"
         )
     return Place({}, key([card.hub, card.config, card.revision]))
 
@@ -114,7 +114,8 @@ def _downloaded(card: SourceCard) -> Any:
         return load_dataset(card.hub, name, data_dir=data_dir, revision=card.revision)
     except (OSError, ValueError, httpx.HTTPError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        folder = card.folder or card.name
         raise ValueError(
             f"cannot get {card.name} ({card.hub}) from the hub: {first}. Connect to the network, "
-            f"or set EXPUNGE_DATA to a folder with {card.name}/{card.train}-*.parquet"
+            f"or set EXPUNGE_DATA to a folder with {folder}/{card.train}-*.parquet"
         ) from None

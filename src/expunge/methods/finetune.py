@@ -40,7 +40,25 @@ class Finetune(Method):
                 {"descent": {"lr": 0.01, "epochs": 10, "batch_size": 256, "weight_decay": 5e-4}},
                 "https://github.com/OPTML-Group/Unlearn-Sparse, README",
             )
+        }
+        | {
+            f"seed_paper_{epochs}": Preset(
+                {
+                    "descent": {
+                        "lr": 1e-3,
+                        "epochs": epochs,
+                        "batch_size": 64,
+                        "weight_decay": 5e-4,
+                        "schedule": "cosine",
+                        "stride": "epoch",
+                    }
+                },
+                "Salgado Herrera et al., CAID 2024, hal-05046594v1, there “simple”: the number of "
+                "epochs alone; the rest is the challenge's own example of fine-tuning",
+            )
+            for epochs in (5, 9, 20)
         },
+        mechanisms=("train on retain",),
     )
 
     descent: Descent = Descent(lr=1e-2, epochs=5)

@@ -28,6 +28,7 @@ class Retrain(Method):
         needs=("retain",),
         norms="as in training",
         null=None,
+        mechanisms=("re-initialise weights", "train on retain"),
     )
 
     def unlearn(self, model: nn.Module, request: Request, seed: int) -> nn.Module:

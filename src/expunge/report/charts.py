@@ -64,7 +64,7 @@ def classes(accuracy: Kinds, names: Sequence[str]) -> Chart | None:
         return None
     known = {kind: values for kind, values in accuracy._asdict().items() if values}
     base = drawn(
-        [{"class": _name(names, i)} | {kind: v[i] for kind, v in known.items()} for i in told]
+        [{"class": name_of(names, i)} | {kind: v[i] for kind, v in known.items()} for i in told]
     )
     few = len(told) <= FEW
     tips = [alt.Tooltip("class:N"), *(alt.Tooltip(f"{k}:Q", format=".1%") for k in known)]
@@ -105,7 +105,8 @@ def _standing(kind: str, count: int) -> tuple[alt.X, alt.Y]:
     )
 
 
-def _name(names: Sequence[str], index: int) -> str:
+def name_of(names: Sequence[str], index: int) -> str:
+    """Return a class's name, or its number where it has none."""
     return names[index] if index < len(names) else str(index)
 
 
@@ -144,7 +145,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Chart:
             ],
         )
     )
-    labels = alt.param(name="names", value=[_name(names, i) for i in range(size)])
+    labels = alt.param(name="names", value=[name_of(names, i) for i in range(size)])
     return layered(heat, height=210).add_params(labels)
 
 

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from expunge.bench.groups import gathered
 from expunge.bench.rows import Row
+from expunge.bench.summary import answers as answers
 from expunge.bench.summary import findings
 
-Answer = Mapping[str, Any]
 Numbers = list[float | None]
 
 
@@ -29,18 +28,6 @@ class Risky(NamedTuple):
     risk: float
     original: float | None
     retrained: float | None
-
-
-def answers(row: Row, audit: str) -> list[Answer]:
-    """Return what an audit answered about a row's models, each model once."""
-    found = [(r["seed"], f) for r in row.records if (f := findings(r).get(audit))]
-    if row.kind == "method":
-        return [finding["unlearned"] for _, finding in found]
-    # Controls are repeated in every method's record.
-    firsts = [same[0][1] for same in gathered(found, lambda pair: pair[0]).values()]
-    if row.kind == "original":
-        return [finding["original"] for finding in firsts]
-    return [answer for finding in firsts for answer in finding["retrained"]]
 
 
 def arrays(row: Row | None, audit: str, name: str) -> list[Any]:

@@ -150,6 +150,8 @@ class Group:
         sections = []
         for audit in self._audits("confusion_"):
             for part in evidence.parts(self.methods, audit, "confusion_"):
+                if part not in SETS:
+                    continue
                 figures: list[Figure] = []
                 for row in everyone:
                     counts = evidence.confusion(row, audit, part)

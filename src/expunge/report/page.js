@@ -33,14 +33,14 @@ async function drawAll() {
 }
 
 function sortable(table) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) =>
+  const heads = [...table.tHead.rows].at(-1).cells; // above it are headings of groups
+  [...heads].forEach((head, column) =>
     head.querySelector("button").addEventListener("click", () => {
       // Numbers start at the largest, words at the first.
       const first = head.classList.contains("number") ? "descending" : "ascending";
       const second = first === "ascending" ? "descending" : "ascending";
       const order = head.getAttribute("aria-sort") === first ? second : first;
-      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      [...heads].forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", order);
       sort(table, column, order === "ascending" ? 1 : -1);
     }),

@@ -21,7 +21,8 @@ from expunge.bench.groups import Record
 from expunge.bench.rows import Row
 from expunge.bench.summary import SEVERITY, summarise
 from expunge.bench.table import CAPTION, duration, interval
-from expunge.report import details, figures, theme
+from expunge.bench.table import markdown as tables
+from expunge.report import details, figures, sections, theme
 from expunge.report.marks import VEGA_LITE
 
 COMPACT: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False}
@@ -55,6 +56,7 @@ def render(records: Sequence[Record]) -> str:
     # Altair checks every value as it is given: most of the time, and the tests do it too.
     with debug_mode(False):
         views = [_view(group, album, number) for number, group in enumerate(groups, 1)]
+        overall = sections.drawn(rows, album, "run")
     embedded = _finite(details.slim(records))
     environment = _environment()
     data = htmlsafe_json_dumps(embedded, **COMPACT)
@@ -62,6 +64,7 @@ def render(records: Sequence[Record]) -> str:
     return environment.get_template("template.html.j2").render(
         runs=sorted({str(record["run"]) for record in records if record["run"]}),
         groups=views,
+        sections=overall,
         meaning={k: v for k, v in details.MEANING.items() if k in _kinds(rows)},
         caption=CAPTION,
         style=Markup(_asset("style.css")),
@@ -73,6 +76,15 @@ def render(records: Sequence[Record]) -> str:
         policy=" ".join(f"'sha256-{_hash(text)}'" for text in scripts.values()),
         **scripts,
     )
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """Return the tables of `records` as Markdown, for a page of results.
+
+    Raises:
+        ValueError: If there are no records.
+    """
+    return "\n".join([tables(summarise(records)), *sections.markdown(records)])
 
 
 def _view(rows: Sequence[Row], album: figures.Album, number: int) -> Mapping[str, Any]:
@@ -97,6 +109,7 @@ def _view(rows: Sequence[Row], album: figures.Album, number: int) -> Mapping[str
         "per_class": drawn.per_class(),
         "confusions": drawn.confusions(),
         "risks": drawn.risks(),
+        "sections": sections.drawn(rows, album, "group"),
         "problem": details.problem(first),
         "ledger": details.keys(rows[0].group.records),
     }
@@ -135,6 +148,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _breakable(text: str) -> Markup:
+    """Return a name that may go on in the next line after `_` and `+`."""
+    return escape(text).replace("_", Markup("_<wbr>")).replace("+", Markup("+<wbr>"))
+
+
 def _environment() -> Environment:
     loader = PackageLoader("expunge.report", "")
     made = Environment(
@@ -149,7 +167,7 @@ def _environment() -> Environment:
         "size": details.size,
         "duration": duration,
         "memory": details.memory,
-        "breakable": lambda text: escape(text).replace("_", Markup("_<wbr>")),
+        "breakable": _breakable,
         "slug": lambda kind: theme.var(kind)[6:-1],
     }
     made.globals |= {

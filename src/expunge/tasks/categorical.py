@@ -1,5 +1,6 @@
 """Tasks whose answer is one of several classes, once per record or per position."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,17 @@ class Classification(Task):
     def relabel(self, y: Tensor, rng: torch.Generator) -> Tensor:
         shift = torch.randint(1, self.classes, y.shape, generator=rng).to(y.device)
         return torch.where(y == losses.PADDING, y, (y + shift) % self.classes)
+
+    def draw(self, outputs: Tensor, y: Tensor, chance: Tensor) -> Tensor:
+        below = outputs.double().softmax(-1).cumsum(-1)
+        drawn = (below <= chance[..., None]).sum(-1).clamp(max=outputs.shape[-1] - 1)
+        return torch.where(y == losses.PADDING, y, drawn)
+
+    def every(self, outputs: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if y.dim() > 1:
+            yield from super().every(outputs, y)
+        for answer, p in enumerate(outputs.float().softmax(-1).unbind(-1)):
+            yield p, torch.full_like(y, answer)
 
     def weigh(self, y: Tensor) -> Tensor | None:
         if self.weights is None or y.dim() > 1:

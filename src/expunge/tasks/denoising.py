@@ -45,5 +45,12 @@ class Denoising(Task):
         del temperature  # both outputs are means of Gaussians of one variance
         return (teacher - student).square().flatten(1).mean(1)
 
+    def draw(self, outputs: Tensor, y: Tensor, chance: Tensor) -> Tensor:
+        del y  # of the form of the outputs
+        # Half the width is the variance under which the loss is a negative log-likelihood.
+        variance = outputs[0].numel() / 2
+        tail = torch.finfo(chance.dtype).eps
+        return outputs + math.sqrt(variance) * torch.special.ndtri(chance.clamp(tail, 1 - tail))
+
     def relabel(self, y: Tensor, rng: torch.Generator) -> Tensor:
         return torch.randn(y.shape, generator=rng).to(y)
