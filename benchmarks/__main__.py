@@ -11,7 +11,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fisher, forgetting_quality, memory, saliency, training, unlearning_cost
+from benchmarks import (
+    fisher,
+    forgetting_quality,
+    memory,
+    recall,
+    saliency,
+    training,
+    unlearning_cost,
+)
 from benchmarks.timing import Claim
 
 HERE = Path(__file__).parent
@@ -21,6 +29,7 @@ PARTS: dict[str, Callable[[], list[Claim]]] = {
     "memory": memory.claims,
     "forgetting_quality": forgetting_quality.claims,
     "saliency": saliency.claims,
+    "recall": recall.claims,
     "unlearning_cost": unlearning_cost.claims,
 }
 

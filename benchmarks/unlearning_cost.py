@@ -14,7 +14,7 @@ from expunge.data.tensors import TensorData
 from expunge.method import Method
 from expunge.types import Augment, Descent, Sets
 
-RECORDS, FORGET, REPEATS, SIZE = 1_536, 128, 3, 128
+RECORDS, FORGET, REPEATS, SIZE = 768, 64, 2, 128
 ASKED = {"fisher_forgetting": 3.0, "influence": 3.0}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from expunge import stats
 from expunge.config import plain
 from expunge.core import rng
+from expunge.core.cost import Cost
 from expunge.core.rng import generator
 from expunge.data.split import matched
 from expunge.lab import Lab, Needs
@@ -379,6 +380,11 @@ class Audit(Settings, ABC):
     def needs(self) -> Needs:
         """Further models the question takes; a planner counts them without running."""
         return Needs()
+
+    def work(self, request: Request, test: Data) -> Cost:
+        """Return the samples that asking one model takes beyond its answers on every set."""
+        del request, test
+        return Cost()
 
     @property
     def question(self) -> str:

@@ -20,6 +20,7 @@ from expunge.audits.membership_recall import (
     smoothed,
     surest,
 )
+from expunge.core.cost import metered
 from expunge.core.rng import generator
 from expunge.data.relabelled import Relabelled
 from expunge.lab import Lab
@@ -208,6 +209,15 @@ def test_the_teacher_is_asked_no_more_than_it_must_be(case):
     Attack(audit, Served(respond), data, recipe).run()
     looks = 2  # for its labels, and for the sure images
     assert sum(asked) == len(data) * (2 * 3 + looks)
+
+
+@pytest.mark.parametrize("reach", ["distilled", "closed", "open"])
+def test_the_foreseen_work_is_the_work_that_is_counted(case, reach):
+    audit = MembershipRecall(case=reach, rounds=2, recalls=3, distil_epochs=2, **FAST)
+    foreseen = audit.work(case.request, case.test)
+    with metered() as bill:
+        audit.ask(case.original, dataclasses.replace(case, lab=None), 0)
+    assert (foreseen.forward, foreseen.backward) == (bill.cost.forward, bill.cost.backward)
 
 
 def test_the_answer_is_kept_by_content(case):

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from expunge.audit import Answer, Audit, AuditCard, Case
 from expunge.config import plain
+from expunge.core.cost import Cost
 from expunge.core.descent import Pass, descend
 from expunge.core.rng import derive, fenced, generator
 from expunge.core.state import norms_of, recalibrate
@@ -52,6 +53,7 @@ from expunge.types import (
     Json,
     Preset,
     Recipe,
+    Request,
     Start,
     Task,
     each,
@@ -244,14 +246,17 @@ class MembershipRecall(Audit):
                         f"weights, but a {type(subject).__name__} gives "
                         f"{subject.access.name.lower()} only; take case='closed'"
                     )
-        asked, classes = sum(map(len, self.asked(case))), case.request.task.outputs
+        asked, classes = (
+            sum(map(len, self.asked(case.request, case.test))),
+            case.request.task.outputs,
+        )
         if asked < classes:
             raise Refused(
                 f"membership_recall needs at least one prediction image per class, got {asked} "
                 f"for {classes} classes; forget more records, hold more out, or raise `records`"
             )
 
-    def asked(self, case: Case) -> tuple[Data, Data]:
+    def asked(self, request: Request, test: Data) -> tuple[Data, Data]:
         """Return the forget and the test records that are put to the model."""
 
         def some(data: Data, name: str) -> Data:
@@ -260,11 +265,29 @@ class MembershipRecall(Audit):
             order = torch.randperm(len(data), generator=generator(0, "asked", name))
             return data.select(order[: self.records].sort().values)
 
-        return some(case.request.forget, "forget"), some(case.test, "test")
+        return some(request.forget, "forget"), some(test, "test")
+
+    def work(self, request: Request, test: Data) -> Cost:
+        images = sum(map(len, self.asked(request, test)))
+        steps = self.rounds * self.distil_epochs
+        distilled, sure, looks = steps * images, 0, 5  # two of them for the statistics
+        if self.case != "distilled":
+            learners = 2 if self.case == "open" else 1
+            classes = request.task.outputs
+            choice = classes * min(images, self.sure(images, classes))
+            sure = self.rounds * self.recalls * self.recall_epochs * choice * learners
+            looks += self.rounds * (1 + self.recalls * learners)
+        forward = 2 * distilled + sure + looks * images
+        return Cost(forward=forward, backward=distilled + sure)
+
+    def sure(self, images: int, classes: int) -> int:
+        """Return how many images are taken for sure of each class: at least one."""
+        share = self.tau * images / classes
+        return max(1, math.ceil(share) if self.rounding == "up" else round(share))
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
         del seed
-        forget, test = self.asked(case)
+        forget, test = self.asked(case.request, case.test)
         recipe, images = case.request.recipe, forget.join(test)
 
         def attack() -> Mapping[str, Tensor]:
@@ -292,9 +315,7 @@ class Attack:
         self.teacher = WhiteBox(copy.deepcopy(subject.model)) if audit.case == "open" else subject
         with fenced(derive(audit.seed, "student")):
             self.student = WhiteBox(self._student().to(images.y.device))
-        share = audit.tau * len(images) / self.classes
-        rounded = math.ceil(share) if audit.rounding == "up" else round(share)
-        self.count = max(1, rounded)
+        self.count = audit.sure(len(images), self.classes)
 
     def run(self) -> dict[str, Tensor]:
         """Return the labels said before, after, and with fresh BatchNorm statistics."""

@@ -316,8 +316,17 @@ def audited(
         about=about,
         needs=(subject, before, *others, *more),
         # Answers of the controls are shared by all methods; this is the dearest case.
-        work=Cost(forward=asked * looks),
+        work=Cost(forward=asked * looks) + _asking(problem, audits, len(others) + 2),
         make=make,
+    )
+
+
+def _asking(problem: Problem, audits: Sequence[Audit], models: int) -> Cost:
+    """Return what the audits themselves put through networks: an attack may train some."""
+    each = [audit.work(problem.request, problem.test) for audit in audits]
+    return Cost(
+        forward=models * sum(cost.forward for cost in each),
+        backward=models * sum(cost.backward for cost in each),
     )
 
 
