@@ -1,4 +1,4 @@
-"""Measure every claim, print the table, write it with the hardware beside this file."""
+"""Measure claims, print them, write them with the hardware beside this file."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,15 @@ from benchmarks import (
 from benchmarks.timing import Claim
 
 HERE = Path(__file__).parent
+PREFACE = """# Benchmarks
+
+Written by `make bench`. Each line is a ratio of two things that were run in turn, in one
+process run, on one machine; more is better but for memory and costs. Absolute times depend on
+the machine and are left out.
+
+"""
+HEAD = """| compared | median | min to max | repeats | target | | how |
+|---|---|---|---|---|---|---|"""
 PARTS: dict[str, Callable[[], list[Claim]]] = {
     "training": training.claims,
     "fisher": fisher.claims,
@@ -57,42 +67,40 @@ def hardware() -> dict[str, object]:
     }
 
 
-def page(claims: list[Claim], machine: dict[str, object]) -> str:
-    """Return the table as Markdown."""
-    settings = "\n".join(f"- {name}: {value}" for name, value in machine.items())
-    rows = "\n".join(claim.row() for claim in claims)
-    return f"""# Benchmarks
-
-Written by `make bench`. Each line is a ratio of two things that were run in turn, in one
-process run, on one machine; more is better but for memory. Absolute times depend on the
-machine and are left out.
-
-| compared | median | min to max | repeats | target | | how |
-|---|---|---|---|---|---|---|
-{rows}
-
-{settings}
-"""
+def page(parts: dict[str, dict[str, Any]]) -> str:
+    """Return the tables as Markdown, each part with the machine it was measured on."""
+    sections = []
+    for name, part in parts.items():
+        machine = "; ".join(f"{key}: {value}" for key, value in part["hardware"].items())
+        sections.append(f"## {name}\n\n{HEAD}\n" + "\n".join(part["rows"]) + f"\n\n{machine}")
+    return PREFACE + "\n\n".join(sections) + "\n"
 
 
 def main(names: list[str]) -> int:
-    """Run the named parts, or all; only a whole run is written down."""
+    """Run the named parts, or all, and write them down beside those measured before."""
     unknown = sorted(set(names) - PARTS.keys())
     if unknown:
         print(f"unknown part {unknown[0]}; known: {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    machine, claims, start = hardware(), [], time.perf_counter()
+    kept = HERE / "RESULTS.json"
+    parts: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    met = True
     for name in names or PARTS:
         print(f"measuring {name} ...", file=sys.stderr)
-        claims += PARTS[name]()
-    seconds = round(time.perf_counter() - start)
-    text = page(claims, machine | {"seconds": seconds})
-    print(text)
-    if not names:
-        (HERE / "RESULTS.md").write_text(text)
-        record = {"hardware": machine, "claims": [claim.plain() for claim in claims]}
-        (HERE / "RESULTS.json").write_text(json.dumps(record, indent=2) + "\n")
-    return 0 if all(claim.met for claim in claims) else 1
+        machine, start = hardware(), time.perf_counter()
+        claims = PARTS[name]()
+        machine["seconds"] = round(time.perf_counter() - start)
+        parts[name] = {
+            "hardware": machine,
+            "rows": [claim.row() for claim in claims],
+            "claims": [claim.plain() for claim in claims],
+        }
+        print("\n".join(claim.row() for claim in claims))
+        met = met and all(claim.met for claim in claims)
+    ordered = {name: parts[name] for name in PARTS if name in parts}
+    kept.write_text(json.dumps(ordered, indent=2) + "\n")
+    (HERE / "RESULTS.md").write_text(page(ordered))
+    return 0 if met else 1
 
 
 if __name__ == "__main__":
