@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import beta
 from scipy.stats import norm as gauss
 from scipy.stats import t as student
@@ -146,3 +146,15 @@ def _again(group: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Draw the records anew, `count` times, along a new dimension before the last."""
     n = group.shape[-1]
     return group[..., torch.randint(n, (count, n), generator=rng)]
+
+
+def confusion(
+    said: Int[Tensor, " n"], y: Int[Tensor, " n"], classes: int
+) -> Int[Tensor, "classes classes"]:
+    """Return how many records of each class (row) were said to be of each (column)."""
+    return torch.bincount(y * classes + said, minlength=classes**2).reshape(classes, classes)
+
+
+def by_class(matrix: Int[Tensor, "classes classes"]) -> Tensor:
+    """Return each class's accuracy; NaN where it has no records."""
+    return matrix.diag().double() / matrix.sum(1).double()

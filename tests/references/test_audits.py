@@ -11,13 +11,14 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from torch import nn
 
 from expunge.audit import Answer, Case, Finding, contrast
-from expunge.audits.accuracy import Accuracy, by_class, confusion
+from expunge.audits.accuracy import Accuracy
 from expunge.audits.cost import CostAudit
 from expunge.audits.loss_attack import LossAttack, attack
 from expunge.audits.output_divergence import OutputDivergence
 from expunge.audits.weight_distance import WeightDistance
 from expunge.core.cost import Cost
 from expunge.core.rng import generator
+from expunge.stats import by_class, confusion
 from expunge.subject import Refused, Served, WhiteBox
 from expunge.types import Data
 from expunge.verdict import decide

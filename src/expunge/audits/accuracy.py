@@ -9,12 +9,11 @@ Approaches for Data Protection", CAID 2024.
 import math
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from expunge.audit import Answer, Audit, AuditCard, Case
-from expunge.stats import Interval
+from expunge.stats import Interval, by_class, confusion
 from expunge.subject import Access, Subject
 from expunge.types import Data
 
@@ -25,18 +24,6 @@ def summary(*right: Tensor) -> dict[str, Tensor]:
     """Return the accuracy of each set, in the order of `SETS`, and forget over val."""
     values = {name: r.double().mean(-1) for name, r in zip(SETS, right, strict=True)}
     return values | {"forget/val": values["forget"] / values["val"]}
-
-
-def confusion(
-    said: Int[Tensor, " n"], y: Int[Tensor, " n"], classes: int
-) -> Int[Tensor, "classes classes"]:
-    """Return how many records of each class (row) were said to be of each (column)."""
-    return torch.bincount(y * classes + said, minlength=classes**2).reshape(classes, classes)
-
-
-def by_class(matrix: Int[Tensor, "classes classes"]) -> Tensor:
-    """Return each class's accuracy; NaN where it has no records."""
-    return matrix.diag().double() / matrix.sum(1).double()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ from expunge.core.descent import Pass, descend
 from expunge.core.rng import derive, fenced, generator
 from expunge.core.state import norms_of, recalibrate
 from expunge.data.relabelled import Relabelled
-from expunge.stats import Interval
+from expunge.stats import Interval, by_class, confusion
 from expunge.subject import Access, Refused, Subject, WhiteBox
 from expunge.types import (
     Architecture,
@@ -54,6 +54,7 @@ from expunge.types import (
     Preset,
     Recipe,
     Request,
+    Schedule,
     Start,
     Task,
     each,
@@ -246,10 +247,8 @@ class MembershipRecall(Audit):
                         f"weights, but a {type(subject).__name__} gives "
                         f"{subject.access.name.lower()} only; take case='closed'"
                     )
-        asked, classes = (
-            sum(map(len, self.asked(case.request, case.test))),
-            case.request.task.outputs,
-        )
+        asked = sum(map(len, self.asked(case.request, case.test)))
+        classes = case.request.task.outputs
         if asked < classes:
             raise Refused(
                 f"membership_recall needs at least one prediction image per class, got {asked} "
@@ -375,11 +374,11 @@ class Attack:
             return F.cross_entropy(logits, batch.y, label_smoothing=audit.smoothing)
 
         # One optimiser for all epochs, whose rate falls from one to the next.
-        falling = self._descent(lr, epochs=audit.recall_epochs, decay=0.9)
+        falling = self._descent(lr, schedule="exponential", epochs=audit.recall_epochs)
         rounds = [[Pass(sure, agree, "update")]] * audit.recall_epochs
         descend(model, rounds, falling, self.recipe, self.draws)
 
-    def _descent(self, lr: float, *, epochs: int = 1, decay: float = 1.0) -> Descent:
+    def _descent(self, lr: float, schedule: Schedule = "constant", epochs: int = 1) -> Descent:
         return Descent(
             optimizer="adamw",
             lr=lr,
@@ -387,7 +386,7 @@ class Attack:
             batch_size=self.audit.batch_size,
             weight_decay=self.audit.weight_decay,
             stride="epoch",
-            schedule="constant" if decay == 1.0 else "exponential",
+            schedule=schedule,
         )
 
     def _mix(self, x: Tensor) -> Tensor:
@@ -451,10 +450,9 @@ def _answer(said: Mapping[str, Tensor], groups: tuple[Data, Data], task: Task) -
         for name, data, labels in zip(GROUPS, groups, said[kind].cpu().split(sizes), strict=True):
             y = data.y.cpu()
             right.append((labels == y).double())
-            table = torch.bincount(y * task.outputs + labels, minlength=task.outputs**2)
-            matrix = table.reshape(task.outputs, -1)
+            matrix = confusion(labels, y, task.outputs)
             arrays[f"confusion_{kind}_{name}"] = matrix
-            arrays[f"per_class_{kind}_{name}"] = matrix.diag().double() / matrix.sum(1).double()
+            arrays[f"per_class_{kind}_{name}"] = by_class(matrix)
             if name == "forget" and kind != "renormed":
                 arrays[kind] = labels
     return Answer.over(_summary, *right, null=_unseen(groups, right), arrays=arrays)
