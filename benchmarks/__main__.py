@@ -16,8 +16,10 @@ from benchmarks import (
     fisher,
     forgetting_quality,
     memory,
+    packed,
     recall,
     saliency,
+    shadows,
     training,
     unlearning_cost,
 )
@@ -35,11 +37,13 @@ HEAD = """| compared | median | min to max | repeats | target | | how |
 |---|---|---|---|---|---|---|"""
 PARTS: dict[str, Callable[[], list[Claim]]] = {
     "training": training.claims,
+    "packed": packed.claims,
     "fisher": fisher.claims,
     "memory": memory.claims,
     "forgetting_quality": forgetting_quality.claims,
     "saliency": saliency.claims,
     "recall": recall.claims,
+    "shadows": shadows.claims,
     "unlearning_cost": unlearning_cost.claims,
 }
 

@@ -24,7 +24,6 @@ from expunge.core.state import finite
 from expunge.data.forget import ById
 from expunge.data.objects import from_dataset
 from expunge.data.split import Forget, Holdout
-from expunge.lab import Lab
 from expunge.method import Method, Outcome
 from expunge.models.given import Given
 from expunge.subject import Subject, WhiteBox
@@ -110,7 +109,7 @@ def audit(
         audits: What to ask; left out, everything the subjects can answer.
         seed: Of everything random in the audits.
     """
-    lab = Lab(request=problem.request, seed=seed)
+    lab = problem.lab(seed)
     controls = lab.retrained(retrained) if isinstance(retrained, int) else retrained
     case = Case(
         original=_subject(original),
@@ -118,6 +117,7 @@ def audit(
         retrained=tuple(map(_subject, controls)),
         request=problem.request,
         test=problem.test,
+        alike=problem.alike,
         lab=lab,
     )
     if audits is not None:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean
@@ -15,12 +15,16 @@ from expunge import stats
 from expunge.config import plain
 from expunge.core import rng
 from expunge.core.cost import Cost
-from expunge.core.rng import generator
-from expunge.data.split import matched
-from expunge.lab import Lab, Needs
+from expunge.lab import Lab, Needs, beside
 from expunge.stats import Interval, Summary
 from expunge.subject import Access, Refused, Subject
 from expunge.types import Card, Data, Json, Request, Settings
+
+Groups = Sequence[Tensor]
+Paired = Callable[[Groups, Sequence[Groups]], float]
+"""Takes one model's scores, group by group, and several other models' of the same records."""
+
+LEVEL = 0.05  # of every test
 
 Ideal = Literal["max", "min", "retrained"]
 Verdict = Literal[
@@ -49,6 +53,8 @@ class AuditCard(Card):
             can only be a control where there are others.
         quick: Whether it is asked where no audits are named; what takes minutes is not.
         trains: Whether it trains on the subject's answers, so that batches matter.
+        probes: Whether it asks about records that it makes up, of which a table of saved
+            predictions knows nothing.
         toy: Settings fit for a problem of a few hundred records.
     """
 
@@ -60,6 +66,7 @@ class AuditCard(Card):
     peers: bool = False
     quick: bool = True
     trains: bool = False
+    probes: bool = False
     toy: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -73,6 +80,7 @@ class Case:
         retrained: Negative controls: they never saw the forget set.
         request: What was to be forgotten.
         test: Records that neither training nor any method has seen.
+        alike: Records like that, of the forget set's kind; left out, all of `test` are.
         lab: Makes further models for the audits that need them.
     """
 
@@ -81,6 +89,7 @@ class Case:
     retrained: tuple[Subject, ...] = ()
     request: Request
     test: Data
+    alike: Data | None = None
     lab: Lab | None = None
 
     def without(self, index: int) -> "Case":
@@ -92,13 +101,8 @@ class Case:
 
     @cached_property
     def nonmembers(self) -> Data:
-        """Test records with the forget set's mix of classes.
-
-        Without the same mix an attack may tell classes apart, not membership.
-        """
-        if self.request.task.card.name != "classification":
-            return self.test
-        return matched(self.test, self.request.forget, generator(0, "nonmembers"))
+        """Unseen records of the forget set's kind, with its mix of classes."""
+        return beside(self.request, self.test if self.alike is None else self.alike)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,6 +117,10 @@ class Answer:
         null: Where the headline would be for records that were never trained on.
         arrays: What else is worth keeping: confusion matrices, curves.
         measured: Numbers that differ from run to run, such as seconds.
+        exact: Values whose interval is known without resampling.
+        warnings: What the numbers cannot bear, in plain sentences.
+        paired: Gives the p-value of this headline against the mean of other models', from
+            the `records` of all.
     """
 
     values: Mapping[str, float]
@@ -121,6 +129,9 @@ class Answer:
     null: Interval | None = None
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
+    exact: Mapping[str, Interval] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    paired: Paired | None = None
 
     @classmethod
     def over(
@@ -129,10 +140,23 @@ class Answer:
         *records: Tensor,
         null: Interval | None = None,
         arrays: Mapping[str, Tensor] | None = None,
+        exact: Mapping[str, Interval] | None = None,
+        warnings: tuple[str, ...] = (),
+        paired: Paired | None = None,
     ) -> "Answer":
         """Return the answer that summarises per-record scores."""
         values = {name: float(value) for name, value in summary(*records).items()}
-        return cls(values=values, records=records, summary=summary, null=null, arrays=arrays or {})
+        exact = exact or {}
+        return cls(
+            values=values | {name: interval.value for name, interval in exact.items()},
+            records=records,
+            summary=summary,
+            null=null,
+            arrays=arrays or {},
+            exact=exact,
+            warnings=warnings,
+            paired=paired,
+        )
 
     def plus(self, values: Mapping[str, float]) -> "Answer":
         """Return the answer with further values, which have no interval."""
@@ -145,7 +169,8 @@ class Answer:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Every value's interval over records, where there are records."""
-        return stats.bootstrap(self.summary, self.records) if self.summary else {}
+        resampled = stats.bootstrap(self.summary, self.records) if self.summary else {}
+        return resampled | dict(self.exact)
 
     def record(self) -> dict[str, Json]:
         """Return the answer as plain data."""
@@ -156,6 +181,7 @@ class Answer:
             },
             "null": _interval(self.null),
             "arrays": {k: _rounded(v) for k, v in self.arrays.items()},
+            "warnings": list(self.warnings),
         }
 
 
@@ -241,6 +267,35 @@ class Finding:
         spread = stats.spread(answers)
         return None if spread is None or n < 3 else spread * (n - 1) / (n - 2)
 
+    @cached_property
+    def p_records(self) -> float | None:
+        """Two-sided p-value of the distance to retraining over records, models as given.
+
+        DeLong's paired test where the headline is an area under a ROC curve, else by the
+        bootstrap's interval; None without controls or without records.
+        """
+        return None if self.gap is None else self._over_records(self.unlearned, self.gap)
+
+    def _over_records(self, answer: Answer, gap: Interval) -> float | None:
+        if answer.paired is not None:
+            return answer.paired(answer.records, [other.records for other in self.retrained])
+        return gap.against(0.0)
+
+    @cached_property
+    def p(self) -> float | None:
+        """Two-sided p-value of being one more retrained model, or one that never saw them.
+
+        The larger of two: over records, and over the retrained models' own spread. Without
+        controls, that of the answer where it should be for records never trained on.
+        """
+        if self.gap is not None:
+            if self.floor is None:
+                return None
+            spread = stats.beyond(self.gap.value, self.floor, len(self.retrained))
+            return max(spread, self.p_records or 0.0)
+        null = self.unlearned.null
+        return None if null is None else null.against(self.unlearned.headline)
+
     @property
     def verdict(self) -> Verdict:
         """What may be concluded, in two words."""
@@ -263,10 +318,10 @@ class Finding:
     def _against_retraining(self, gap: Interval, floor: float) -> Verdict:
         reference = mean(a.headline for a in self.retrained)
         power = self.original.headline - reference
-        if abs(power) <= floor:
+        # Whoever cannot be sure of the original either would have found nothing in it.
+        if abs(power) <= floor or not self._certain(self.original):
             return "cannot tell"
-        certain = gap.low is None or gap.excludes(0.0)
-        if abs(gap.value) <= floor or not certain:
+        if abs(gap.value) <= floor or not self._certain(self.unlearned):
             return "like retraining"
         if not self.audit.card.decides:
             return "unlike retraining"
@@ -276,14 +331,23 @@ class Finding:
             return "overshoots"
         return "leaks" if gap.value * power > 0 else "overshoots"
 
+    def _certain(self, answer: Answer) -> bool:
+        """Return whether an answer differs from the retrained models' over records."""
+        gap = self.gap if answer is self.unlearned else contrast(answer, self.retrained)
+        if gap is None or answer.paired is None:
+            return gap is not None and (gap.excludes(0.0) or gap.low is None)
+        p = self._over_records(answer, gap)
+        return p is not None and p < LEVEL
+
     def __str__(self) -> str:
         """State the number, both controls, and what can and cannot be concluded."""
         name = next(iter(self.unlearned.values))
         said = [_said(a.headline) for a in (self.unlearned, self.original, *self.retrained)]
         controls = ", ".join(said[2:]) or "none"
+        warned = "".join(f" Note: {warning}." for warning in self.unlearned.warnings)
         return (
             f"{self.audit.card.name}: {name} {said[0]} (original {said[1]}, "
-            f"retrained {controls}). {self._conclusion()}"
+            f"retrained {controls}). {self._conclusion()}{warned}"
         )
 
     def _conclusion(self) -> str:
@@ -365,6 +429,8 @@ class Finding:
             "moved": _interval(self.moved),
             "gap": _interval(self.gap),
             "floor": self.floor,
+            "p": self.p,
+            "p_records": self.p_records,
             "verdict": self.verdict,
             "statement": str(self),
         }
@@ -425,6 +491,12 @@ class Audit(Settings, ABC):
                     f"{name} needs {self.card.access.name.lower()}, but a "
                     f"{type(subject).__name__} gives {subject.access.name.lower()} only"
                 )
+            if self.card.probes and not subject.live:
+                raise Refused(
+                    f"{name} asks about records that it makes up, of which a "
+                    f"{type(subject).__name__} knows nothing; give a function that answers for "
+                    "any record, Served(function) or Served(function, Access.LABELS)"
+                )
         needs = self.needs
         if needs != Needs() and case.lab is None:
             raise Refused(f"{name} needs {needs}, which a lab makes; give the case a lab")
@@ -432,4 +504,28 @@ class Audit(Settings, ABC):
             raise Refused(
                 f"{name} needs {needs}, but here it is not known how the model was unlearned; "
                 "run it from a spec (`expunge run`), or give the lab `unlearn`"
+            )
+        if needs.shadows or needs.unlearned_shadows:
+            self._check_shadows(case)
+
+    def _check_shadows(self, case: Case) -> None:
+        """Refuse a case whose shadow models would tell nothing, or something wrong."""
+        lab = case.lab
+        if lab is None:
+            raise Refused(f"{self.card.name} needs shadow models; give the case a lab")
+        lab.check_recipe()
+        if self.needs.unlearned_shadows and (lab.unlearn is None or lab.unlearn.shadow is None):
+            raise Refused(
+                f"{self.card.name} has shadow models unlearn as the model in question did, but "
+                "here it is not known how; run it from a spec (`expunge run`)"
+            )
+        members = set(lab.pool.find(case.request.forget).tolist())
+        outsiders = lab.pool.find(case.nonmembers).tolist()
+        trained = lab.pool.copies[lab.pool.find(case.request.retain)]
+        leaked = torch.isin(lab.pool.copies[outsiders], trained)
+        if bool(leaked.any()) or members.intersection(outsiders):
+            count = int(leaked.sum()) + len(members.intersection(outsiders))
+            raise Refused(
+                f"{count} of {len(outsiders)} records taken for never trained on are in the "
+                "training set too, with the same content; drop copies before splitting the data"
             )

@@ -33,6 +33,15 @@ class Interval(NamedTuple):
             return False
         return not self.low <= value <= self.high
 
+    def against(self, value: float) -> float | None:
+        """Return the two-sided p-value of `value`, taking the interval for a Gaussian's."""
+        if self.low is None or self.high is None:
+            return None
+        width, distance = self.high - self.low, abs(self.value - value)
+        if width == 0:
+            return 1.0 if distance == 0 else 0.0
+        return 2 * float(gauss.sf(distance / width * 2 * gauss.ppf(0.975)))
+
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return f"{self.value:.3f}"
@@ -45,6 +54,45 @@ def auc(members: Members, nonmembers: Scores) -> Float[Tensor, "*batch"]:
     below = torch.searchsorted(ordered, members, right=False)
     not_above = torch.searchsorted(ordered, members, right=True)
     return (below + not_above).double().mean(-1) / (2 * nonmembers.shape[-1])
+
+
+def placements(
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " m"], Float[Tensor, " n"]]:
+    """Return which share of the other group each record lies on the right side of.
+
+    A member lies right above a non-member; ties count half. The mean of either is the AUC.
+    """
+
+    def below(scores: Tensor, others: Tensor) -> Tensor:
+        ordered, scores = others.sort().values, scores.contiguous()
+        under = torch.searchsorted(ordered, scores, right=False)
+        not_above = torch.searchsorted(ordered, scores, right=True)
+        return (under + not_above).double() / (2 * len(others))
+
+    return below(members, nonmembers), 1 - below(nonmembers, members)
+
+
+def delong(first: Sequence[Tensor], others: Sequence[Sequence[Tensor]]) -> float:
+    """Return the two-sided p-value of one AUC against the mean of others on the same records.
+
+    DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated
+    Receiver Operating Characteristic Curves", Biometrics 1988, with the placements of Sun and
+    Xu, "Fast Implementation of DeLong's Algorithm", 2014. It takes the models as given: what
+    chance in their training makes of them is not in it.
+
+    Args:
+        first: Scores of members, and of non-members.
+        others: The same records' scores by other models, in the same order.
+    """
+    own, *rest = (placements(inside, outside) for inside, outside in (first, *others))
+    means = [torch.stack(group).mean(0) for group in zip(*rest, strict=True)]
+    differences = [a - b for a, b in zip(own, means, strict=True)]
+    difference = float(differences[0].mean())
+    variance = sum(float(d.var()) / len(d) for d in differences)
+    if variance == 0:
+        return 1.0 if difference == 0 else 0.0
+    return 2 * float(gauss.sf(abs(difference) / math.sqrt(variance)))
 
 
 def auc_by_chance(sizes: Sequence[tuple[int, int]]) -> Interval:
@@ -90,6 +138,45 @@ def roc(
     return fpr[rows], tpr[rows]
 
 
+def youden(
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Return the threshold at or above which calling records members is right most often.
+
+    Each group counts alike. Of equally good thresholds it is the highest.
+    """
+    thresholds = torch.cat([members, nonmembers]).unique().flip(0)
+
+    def rate(scores: Tensor) -> Tensor:
+        below = torch.searchsorted(scores.sort().values, thresholds, right=False)
+        return 1 - below.double() / len(scores)
+
+    return thresholds[(rate(members) - rate(nonmembers)).argmax()]
+
+
+def balanced_accuracy(
+    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Return how often records are told right, each group counting alike; chance is 0.5.
+
+    Two-fold: the threshold for every second record is chosen on the others.
+
+    Raises:
+        ValueError: For fewer than two records in a group.
+    """
+    if min(len(members), len(nonmembers)) < 2:
+        raise ValueError(
+            "expected at least 2 members and 2 non-members, so that a threshold is chosen on "
+            f"others than it is tried on; got {len(members)} and {len(nonmembers)}"
+        )
+    right = torch.zeros(2, dtype=torch.double)
+    for fold in range(2):
+        at = youden(members[1 - fold :: 2], nonmembers[1 - fold :: 2])
+        right[0] += (members[fold::2] >= at).sum() / len(members)
+        right[1] += (nonmembers[fold::2] < at).sum() / len(nonmembers)
+    return right.mean()
+
+
 def average(values: Scores) -> dict[str, Tensor]:
     """Summarise one score per record."""
     return {"mean": values.double().mean(-1)}
@@ -113,6 +200,34 @@ def spread(values: Sequence[float]) -> float | None:
         return None
     deviation = float(torch.tensor(values, dtype=torch.double).std())
     return float(student.ppf(0.975, n - 1)) * deviation * math.sqrt(1 + 1 / n)
+
+
+def beyond(distance: float, reach: float, count: int) -> float:
+    """Return the two-sided p-value of a distance from the mean of `count` values.
+
+    Args:
+        distance: Of one more value.
+        reach: What `spread` gave for them: what 5 % exceed.
+        count: At least two.
+    """
+    if reach == 0:
+        return 1.0 if distance == 0 else 0.0
+    edge = float(student.ppf(0.975, count - 1))
+    return 2 * float(student.sf(abs(distance) / reach * edge, count - 1))
+
+
+def holm(p: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Return which hypotheses are rejected, so that by chance any is at `level` at most.
+
+    Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979; it holds however the
+    tests depend on each other.
+    """
+    rejected = [False] * len(p)
+    for rank, place in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        if p[place] > level / (len(p) - rank):
+            break
+        rejected[place] = True
+    return rejected
 
 
 def bootstrap(

@@ -16,6 +16,7 @@ from expunge.core.cost import Cost
 from expunge.core.rng import generator
 from expunge.core.state import mode
 from expunge.types import Data, Inputs, Json, Task, fingerprints
+from expunge.types import Refused as Refused
 
 Score = Callable[[Tensor, Tensor], Tensor]
 Answers = tuple[Tensor, Tensor]
@@ -31,10 +32,6 @@ class Access(IntEnum):
     PROBABILITIES = 2
     QUERIES = 3  # probabilities for any record that the auditor makes up
     WEIGHTS = 4
-
-
-class Refused(ValueError):
-    """A question that this subject, or this case, cannot answer; raised before work."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,6 +53,11 @@ class Subject(ABC):
     @abstractmethod
     def access(self) -> Access:
         """What it gives."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it answers for any record, not only for those whose answers were saved."""
+        return True
 
     @abstractmethod
     def outputs(self, x: Inputs) -> Tensor:
@@ -199,6 +201,10 @@ class Table(Subject):
     @property
     def access(self) -> Access:
         return Access.PROBABILITIES
+
+    @property
+    def live(self) -> bool:
+        return False
 
     @classmethod
     def of(cls, data: Data, probabilities: Tensor) -> "Table":

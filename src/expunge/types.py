@@ -22,6 +22,10 @@ Watch = Callable[[nn.Module, int], None]
 Json = Any  # what json.dumps takes; a recursive alias is slow under runtime checking
 
 
+class Refused(ValueError):
+    """A question that a subject, or a case, cannot answer; raised before work."""
+
+
 class Settings:
     """Base of every dataclass a spec may hold: no unknown key, no silent cast.
 
@@ -499,6 +503,8 @@ class Sets(NamedTuple):
         classes: Names of the classes, in order; empty where there are none.
         ids: A name for each training record; empty where its position is its name.
         groups: Further columns of the training records, to choose a forget set by.
+        planted: Held-out records that were altered as some of the training records were, only to
+            be compared with those; None where there are none.
     """
 
     train: Data
@@ -506,6 +512,7 @@ class Sets(NamedTuple):
     classes: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = {}
+    planted: Data | None = None
 
 
 class Source(Settings, ABC):

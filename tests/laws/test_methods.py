@@ -74,6 +74,8 @@ def test_null_settings_change_nothing_buffers_included(method, posed):
 
 @each_method
 def test_it_does_something(method, posed):
+    if method.card.null == {}:
+        pytest.skip("it is there to do nothing")
     original, request = prepare(method, posed)
     assert not same(original, method(original, request, seed=0).model)
 

@@ -291,7 +291,7 @@ def test_the_floor_is_printed_with_and_without_controls(case):
 
 def test_controls_are_groups_of_their_own(case):
     audit = ForgettingQuality(models=N)
-    pairs = [audit._groups(model, case.without(i), 0) for i, model in enumerate(case.retrained)]
+    pairs = [audit.ensemble(case.without(i), 0).of(model) for i, model in enumerate(case.retrained)]
     for (group, reference), model in zip(pairs, case.retrained, strict=True):
         assert len(group["confidence"]) == len(reference["confidence"]) == N
         torch.testing.assert_close(
@@ -305,7 +305,7 @@ def test_controls_are_groups_of_their_own(case):
 def test_a_control_from_the_labs_own_models_is_in_no_group_twice(case):
     own = case.lab.retrained(1)
     asked = dataclasses.replace(case, retrained=own)
-    group, reference = ForgettingQuality(models=N)._groups(own[0], asked.without(0), 0)
+    group, reference = ForgettingQuality(models=N).ensemble(asked.without(0), 0).of(own[0])
     rows = torch.cat([group["confidence"], reference["confidence"]])
     assert len(rows.unique(dim=0)) == 2 * N
 
@@ -313,9 +313,10 @@ def test_a_control_from_the_labs_own_models_is_in_no_group_twice(case):
 def test_models_are_made_once_and_not_kept(case):
     made = []
 
-    def count(recipe, data, seed):
-        made.append(seed)
-        return train(recipe, data, seed)
+    def count(orders):
+        for order in orders:
+            made.append(order.seed)
+            yield train(*order)
 
     lab = Lab(request=case.request, seed=9, train=count, unlearn=case.lab.unlearn)
     ForgettingQuality(models=2, halvings=2)(dataclasses.replace(case, lab=lab), seed=0)

@@ -23,7 +23,7 @@ from expunge.audits.membership_recall import (
 from expunge.core.cost import metered
 from expunge.core.rng import generator
 from expunge.data.relabelled import Relabelled
-from expunge.lab import Lab
+from expunge.lab import Lab, Memory
 from expunge.models.mlp import MLP
 from expunge.subject import Access, Refused, Served, Table, WhiteBox
 
@@ -221,16 +221,14 @@ def test_the_foreseen_work_is_the_work_that_is_counted(case, reach):
 
 
 def test_the_answer_is_kept_by_content(case):
-    kept, calls = {}, []
+    calls = []
 
-    def keep(about, make):
-        name = repr(about)
-        if name not in kept:
-            calls.append(name)
-            kept[name] = dict(make())
-        return kept[name]
+    class Counting(Memory):
+        def put(self, about, tensors):
+            calls.append(about)
+            super().put(about, tensors)
 
-    lab = dataclasses.replace(case.lab, keep=keep)
+    lab = dataclasses.replace(case.lab, shelf=Counting())
     stored = dataclasses.replace(case, lab=lab)
     audit = MembershipRecall(rounds=1, **FAST)
     first = audit(stored, seed=0)

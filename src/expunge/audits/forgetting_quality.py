@@ -15,7 +15,7 @@ Departures from the challenge:
     3. There is no limit of time; `cost` says what was spent.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import mean
 
@@ -28,13 +28,10 @@ from expunge.audit import Answer, Audit, AuditCard, Case
 from expunge.core.descent import Diverged
 from expunge.core.epsilon import Mode, Quality, floored, forgetting_quality
 from expunge.core.losses import confidence
-from expunge.core.rng import generator
-from expunge.lab import Lab, Needs
+from expunge.ensemble import Ensemble, Group
+from expunge.lab import Needs
 from expunge.stats import Interval
 from expunge.subject import Access, Subject
-from expunge.types import Json
-
-Group = Mapping[str, Tensor]
 
 
 def summary(parts: Float[Tensor, "*batch s"]) -> dict[str, Tensor]:
@@ -71,16 +68,6 @@ def read(models: Iterable[Subject], case: Case, seed: int) -> Group:
     return {"confidence": torch.stack(rows), "accuracy": torch.stack(accuracies)}
 
 
-def chosen(group: Group, rows: Tensor) -> Group:
-    """Return some models of a group."""
-    return {name: part[rows] for name, part in group.items()}
-
-
-def joined(first: Group, second: Group) -> Group:
-    """Return the models of both groups."""
-    return {name: torch.cat([part, second[name]]) for name, part in first.items()}
-
-
 @dataclass(frozen=True, kw_only=True)
 class ForgettingQuality(Audit):
     """Can many unlearned models be told from as many retrained ones, record by record?
@@ -102,7 +89,6 @@ class ForgettingQuality(Audit):
         source="https://arxiv.org/abs/2406.09073",
         access=Access.PROBABILITIES,
         tasks=("classification",),
-        decides=True,
         unit="F in [0, 1]; of retrained models it is about 0.2",
         quick=False,
         toy={"models": 3, "halvings": 2},
@@ -127,9 +113,10 @@ class ForgettingQuality(Audit):
         return Needs(unlearned=self.models - 1, retrained=2 * self.models)
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
-        group, reference = self._groups(subject, case, seed)
+        ensemble = self.ensemble(case, seed)
+        group, reference = ensemble.of(subject)
         quality = self._quality(group, reference)
-        floor = self._floor(case, seed)
+        floor = self._floor(ensemble)
         retain, test = (group["accuracy"].mean(0) / reference["accuracy"].mean(0)).tolist()
         arrays = {"epsilon": quality.epsilon, "index": case.request.forget.index.cpu()}
         answer = Answer.over(summary, quality.parts, null=floor, arrays=arrays)
@@ -144,34 +131,25 @@ class ForgettingQuality(Audit):
             }
         )
 
-    def _groups(self, subject: Subject, case: Case, seed: int) -> tuple[Group, Group]:
-        """Return the subject's group, and the retrained models it is held against."""
-        n, own, pool = self.models, read([subject], case, seed), self._pool(case, seed)
-        if subject is case.original:
-            return chosen(own, torch.zeros(n, dtype=torch.long)), chosen(pool, torch.arange(n))
-        if subject is case.unlearned:
-            others = self._told("unlearned", n - 1, case, seed)
-            return joined(own, others), chosen(pool, torch.arange(n))
-        draws = generator(seed, "control", subject.digest or "")
-        order = torch.randperm(2 * n, generator=draws)
-        made = _lab(case).made
-        rest = order[[made.get(("retrained", i)) is not subject for i in order.tolist()]]
-        return joined(own, chosen(pool, rest[: n - 1])), chosen(pool, rest[n - 1 : 2 * n - 1])
+    def ensemble(self, case: Case, seed: int) -> Ensemble:
+        """Return the groups of models that are compared."""
 
-    def _floor(self, case: Case, seed: int) -> Interval:
+        def told(models: Iterable[Subject]) -> Group:
+            return read(models, case, seed)
+
+        about = {"answer": "confidences and accuracies"}
+        return Ensemble(case=case, count=self.models, read=told, about=about, seed=seed)
+
+    def _floor(self, ensemble: Ensemble) -> Interval:
         """Return F between two random halves of the retrained models, and its reach at 95 %."""
-        n, pool, draws = self.models, self._pool(case, seed), generator(seed, "halves")
 
         def halve() -> Group:
-            found = []
-            for _ in range(self.halvings):
-                order = torch.randperm(2 * n, generator=draws)
-                first, second = chosen(pool, order[:n]), chosen(pool, order[n:])
-                found.append(self._quality(first, second).score)
+            found = [self._quality(*halves).score for halves in ensemble.halves(self.halvings)]
             return {"floor": torch.tensor(found, dtype=torch.double)}
 
-        about = self._about("retrained", 2 * n, case) | {"seed": seed, "settings": self}
-        values = _lab(case).keep(about, halve)["floor"].tolist()
+        about = ensemble.key("retrained", 2 * self.models)
+        about |= {"answer": "floor of F", "seed": ensemble.seed, "settings": self}
+        values = ensemble.lab.keep(about, halve)["floor"].tolist()
         center, reach = mean(values), stats.spread(values)
         if reach is None:
             return Interval(center)
@@ -180,29 +158,3 @@ class ForgettingQuality(Audit):
     def _quality(self, group: Group, reference: Group) -> Quality:
         first, second = group["confidence"], reference["confidence"]
         return forgetting_quality(first, second, delta=self.delta, mode=self.mode)
-
-    def _pool(self, case: Case, seed: int) -> Group:
-        return self._told("retrained", 2 * self.models, case, seed)
-
-    def _told(self, kind: str, count: int, case: Case, seed: int) -> Group:
-        """Return what the lab's models say, read once."""
-        lab = _lab(case)
-        about = self._about(kind, count, case)
-        return lab.keep(about, lambda: read(lab.each(kind, count), case, seed))
-
-    def _about(self, kind: str, count: int, case: Case) -> dict[str, Json]:
-        lab, request = _lab(case), case.request
-        data = {"retain": request.retain, "forget": request.forget, "test": case.test}
-        method = lab.unlearn.about if lab.unlearn and kind == "unlearned" else None
-        return {
-            "answer": f"confidences of {count} {kind} models",
-            "recipe": request.recipe,
-            "data": {name: part.digest for name, part in data.items()},
-            "lab": lab.seed,
-            "method": method,
-        }
-
-
-def _lab(case: Case) -> Lab:
-    assert case.lab is not None  # `check` has seen to it
-    return case.lab

@@ -17,7 +17,6 @@ Departures from the paper:
        the whole batch, so that a record's score depends on its neighbours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,22 +24,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit, cross_val_score
+from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from torch import Tensor
 
 from expunge import stats
 from expunge.audit import Answer, Audit, AuditCard, Case
-from expunge.core import losses
+from expunge.core.attackers import crossfit
 from expunge.core.rng import derive, generator
-from expunge.subject import Access, Refused, Subject
+from expunge.core.signals import SIGNALS, Name, Signal
+from expunge.membership import check_folds
+from expunge.subject import Access, Subject
 
-Signal = Callable[[Tensor, Tensor], Tensor]
-
-SIGNALS: dict[str, Signal] = {
-    "confidence": losses.confidence,
-    "entropy": lambda outputs, _: losses.entropy(outputs),
-    "modified_entropy": losses.modified_entropy,
-}
+FURTHER: tuple[Name, ...] = ("confidence", "entropy", "modified_entropy")
+"""Signals that are tried beside the loss, in classification."""
 
 
 class Attack(NamedTuple):
@@ -59,19 +55,18 @@ class Attack(NamedTuple):
 
 def attack(signal: Float[Tensor, " n"], member: Tensor, folds: int, seed: int) -> Attack:
     """Fit a logistic regression on the signal; the attacker learns which way it points."""
-    x, y = np.asarray(signal.double())[:, None], np.asarray(member)
-    scores, risk, fold = np.empty(len(y)), np.empty(len(y)), np.empty(len(y), dtype=int)
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-    for number, (known, asked) in enumerate(split.split(x, y)):
+
+    def judge(known: np.ndarray, y: np.ndarray, asked: np.ndarray) -> np.ndarray:
         # Standardised by what the attacker knows; losses reach from 1e-8 to 1e2.
-        center, scale = x[known].mean(), x[known].std() or 1.0
+        center, scale = known.mean(), known.std() or 1.0
         model = LogisticRegression(class_weight="balanced")
-        model.fit((x[known] - center) / scale, y[known])
+        model.fit((known - center) / scale, y)
         sign = 1.0 if model.coef_[0, 0] >= 0 else -1.0
-        scores[asked] = sign * x[asked, 0]
-        risk[asked] = model.predict_proba((x[asked] - center) / scale)[:, 1]
-        fold[asked] = number
-    return Attack(torch.tensor(scores), torch.tensor(risk), torch.tensor(fold))
+        risk = model.predict_proba((asked - center) / scale)[:, 1]
+        return np.column_stack([sign * asked[:, 0], risk])
+
+    said, fold = crossfit(signal[:, None], member, judge, folds, seed)
+    return Attack(said[:, 0].contiguous(), said[:, 1].contiguous(), fold)
 
 
 def accuracy_by_split(
@@ -120,13 +115,7 @@ class LossAttack(Audit):
 
     def check(self, case: Case) -> None:
         super().check(case)
-        forget, others = case.request.forget, case.nonmembers
-        if min(len(forget), len(others)) < 2 * self.folds:
-            raise Refused(
-                f"loss_attack with {self.folds} folds needs {2 * self.folds} records on each "
-                f"side, got {len(forget)} to forget and {len(others)} never trained on; lower "
-                "`folds` or hold more records out"
-            )
+        check_folds(case, self.folds, self.card.name)
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
         task, forget, others = case.request.task, case.request.forget, case.nonmembers
@@ -137,8 +126,8 @@ class LossAttack(Audit):
             return attack(torch.cat(parts), member, self.folds, derive(seed, "folds"))
 
         main = run(task.losses)
-        extra = SIGNALS if task.card.name == "classification" else {}
-        also = {f"auc_{name}": _auc(run(signal), member) for name, signal in extra.items()}
+        further = FURTHER if task.card.name == "classification" else ()
+        also = {f"auc_{name}": _auc(run(SIGNALS[name]), member) for name in further}
         records, sizes = _by_fold(main, member)
 
         def summary(*groups: Tensor) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ from expunge.config import plain
 from expunge.core.cost import Cost
 from expunge.core.descent import Pass, descend
 from expunge.core.rng import derive, fenced, generator
+from expunge.core.sample import some
 from expunge.core.state import norms_of, recalibrate
 from expunge.data.relabelled import Relabelled
 from expunge.stats import Interval, by_class, confusion
@@ -257,14 +258,7 @@ class MembershipRecall(Audit):
 
     def asked(self, request: Request, test: Data) -> tuple[Data, Data]:
         """Return the forget and the test records that are put to the model."""
-
-        def some(data: Data, name: str) -> Data:
-            if self.records is None or len(data) <= self.records:
-                return data
-            order = torch.randperm(len(data), generator=generator(0, "asked", name))
-            return data.select(order[: self.records].sort().values)
-
-        return some(request.forget, "forget"), some(test, "test")
+        return some(request.forget, self.records, "forget"), some(test, self.records, "test")
 
     def work(self, request: Request, test: Data) -> Cost:
         images = sum(map(len, self.asked(request, test)))

@@ -12,7 +12,7 @@ from expunge.audit import Audit, Case
 from expunge.bench.problem import Problem
 from expunge.core.rng import fenced, generator
 from expunge.core.state import mode
-from expunge.lab import Lab, Repeat
+from expunge.lab import Repeat
 from expunge.method import Method
 from expunge.subject import Refused, WhiteBox
 
@@ -36,8 +36,8 @@ def check(problem: Problem, methods: Iterable[Method] = (), audits: Iterable[Aud
     for method in methods:
         method.check(case.original.model, problem.recipe.task)
     if methods:  # what a run has unlearned once it can unlearn again
-        again = Repeat(None, lambda _: case.original.model)
-        case = replace(case, lab=Lab(request=problem.request, seed=0, unlearn=again))
+        again = Repeat(None, lambda _: case.original.model, lambda *_: case.original.model)
+        case = replace(case, lab=problem.lab(0, unlearn=again))
     for audit in audits:
         audit.check(case)
 
@@ -67,7 +67,8 @@ def stand_in(problem: Problem) -> Case:
         unlearned=blank,
         request=problem.request,
         test=problem.test,
-        lab=Lab(request=problem.request, seed=0),
+        alike=problem.alike,
+        lab=problem.lab(0),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from expunge.bench.problem import Problem
 from expunge.bench.run import Cell, order
-from expunge.bench.stages import MODEL, RECORD, Stage
+from expunge.bench.stages import ANSWER, MODEL, RECORD, Stage
 from expunge.bench.store import Store
 from expunge.core.cost import Cost
 from expunge.core.descent import Pass, descend
@@ -111,4 +111,6 @@ def _size(stage: Stage, problem: Problem) -> int:
         with fenced(0):
             state = problem.recipe.drawn().state_dict().values()
         return sum(t.numel() * t.element_size() for t in state)
+    if stage.kind == ANSWER:
+        return 4 * len(problem.pool)  # a margin per record
     return 40 * len(problem.request.forget) + 100_000  # a risk per record, tables, curves

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from expunge.config import key
 from expunge.core import descent
 from expunge.data.check import checked
-from expunge.data.split import Forget, Holdout, Parts, divide, request, unseen
+from expunge.data.split import Forget, Holdout, Parts, comparable, divide, request, unseen
+from expunge.lab import Lab
+from expunge.pool import Pool
 from expunge.subject import WhiteBox
 from expunge.tasks.categorical import Classification, NextToken
 from expunge.types import (
@@ -84,6 +87,7 @@ class Problem:
         recipe: How the original was trained.
         request: What a method is shown.
         test: What no method is shown.
+        alike: What of it, or besides it, audits compare with the forget set; None: all of it.
     """
 
     source: Source | None
@@ -93,13 +97,28 @@ class Problem:
     recipe: Recipe
     request: Request = field(repr=False)
     test: Data = field(repr=False)
+    alike: Data | None = field(default=None, repr=False)
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """Content hashes of every part."""
         names = ("retain", "forget", "val", "nonmembers")
         found = {name: getattr(self.request, name).digest for name in names}
+        if self.alike is not None:
+            found["alike"] = self.alike.digest
         return found | {"train": self.sets.train.digest, "test": self.test.digest}
+
+    @cached_property
+    def pool(self) -> Pool:
+        """What shadow models draw from: the same for every forget set of these records."""
+        records = self.sets.train.join(self.test)
+        planted = self.sets.planted
+        return Pool(records if planted is None else records.join(planted))
+
+    def lab(self, seed: int, **known: Any) -> Lab:
+        """Return a lab for this problem; `known` are further fields of it."""
+        parts = {"test": self.test, "alike": self.alike, "records": self.pool}
+        return Lab(request=self.request, seed=seed, **parts, **known)
 
     @cached_property
     def key(self) -> str:
@@ -136,6 +155,8 @@ def pose(
     checked(sets, task)
     parts = divide(sets, forget, holdout or Holdout())
     sets = sets._replace(train=sets.train.to(device), test=sets.test.to(device))
+    if sets.planted is not None:
+        sets = sets._replace(planted=sets.planted.to(device))
     recipe = Recipe(
         model=model,
         inputs=sets.train.shape,
@@ -153,6 +174,7 @@ def pose(
         recipe=recipe,
         request=posed,
         test=unseen(sets, parts),
+        alike=comparable(sets, parts),
     )
 
 

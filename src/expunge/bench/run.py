@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from expunge.bench import stages
+from expunge.bench import judging, stages
 from expunge.bench.check import applicable, check, stand_in
 from expunge.bench.problem import Pretraining, Problem, on_device, pose
 from expunge.bench.record import record
@@ -17,6 +18,8 @@ from expunge.bench.store import Artifact, Store, write_text
 from expunge.bench.traces import curve, traced
 from expunge.config import plain
 from expunge.core.cost import Meter
+from expunge.data.forget import AtRandom, Forget
+from expunge.data.memory import ByMemory
 from expunge.method import Method
 from expunge.types import Architecture, Json, Sets, Source, Start
 
@@ -66,11 +69,33 @@ class Cell:
     trace: Stage | None = field(default=None, repr=False)
 
 
-def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
+class Unready(ValueError):
+    """A forget set that is chosen by models which have not been trained yet.
+
+    Attributes:
+        problem: Whose records and recipe they are of.
+        stages: What trains them.
+    """
+
+    def __init__(self, problem: Problem, stages: Sequence[Stage], forget: Forget) -> None:
+        super().__init__(
+            f"the forget set '{forget.card.name}' is chosen by {len(stages)} shadow models, which "
+            "have not been trained yet; `expunge run` trains them first"
+        )
+        self.problem, self.stages = problem, stages
+
+
+def problems(spec: Spec, device: str = "cpu", store: Store | None = None) -> Iterator[Problem]:
     """Load the data and yield every problem of the grid, looked over.
+
+    Args:
+        spec: The grid.
+        device: Where tensors live.
+        store: Where the shadow models' answers are by which some forget sets are chosen.
 
     Raises:
         ValueError: In one sentence, for what does not fit together.
+        Unready: For a forget set chosen by shadow models that are not in the store.
     """
     on_device(device)
     loaded: dict[Source, Sets] = {}
@@ -85,18 +110,39 @@ def problems(spec: Spec, device: str = "cpu") -> Iterator[Problem]:
         if spec.pretraining is not None:
             other = load(spec.pretraining.data)
             start = beginning(spec.pretraining, other, model, device)
-        problem = pose(
+        given = partial(
+            pose,
             load(source),
-            forget,
-            model,
-            spec.training,
+            model=model,
+            training=spec.training,
             holdout=spec.holdout,
             source=source,
             start=start,
             device=device,
         )
+        if isinstance(forget, ByMemory):
+            forget = ranked(forget, given(AtRandom(count=1)), store)
+        problem = given(forget)
         check(problem, spec.methods, spec.audits)
         yield problem
+
+
+def ranked(forget: ByMemory, problem: Problem, store: Store | None) -> ByMemory:
+    """Return the forget set with what the shadow models say of every record.
+
+    Args:
+        forget: Chooses by it.
+        problem: The same records, whatever is to be forgotten of them.
+        store: Where the shadow models' answers are.
+
+    Raises:
+        Unready: Where some are not.
+    """
+    wanted = judging.shadows(problem, forget.shadows)
+    if store is None or not all(store.has(stage.kind, stage.key) for stage in wanted):
+        raise Unready(problem, wanted, forget)
+    shadows = Bench(store).lab(problem).shadows(forget.shadows)
+    return forget.seeing(shadows, problem.parts.test)
 
 
 def beginning(pre: Pretraining, sets: Sets, model: Architecture, device: str) -> Start:
@@ -106,13 +152,13 @@ def beginning(pre: Pretraining, sets: Sets, model: Architecture, device: str) ->
     return stages.pretraining(pre.recipe(sets, model), data, pre.seed, about)
 
 
-def expand(spec: Spec, device: str = "cpu") -> list[Cell]:
+def expand(spec: Spec, device: str = "cpu", store: Store | None = None) -> list[Cell]:
     """Return the grid's cells in the order of the spec."""
     cells = []
-    for problem in problems(spec, device):
+    for problem in problems(spec, device, store):
         audits = spec.audits or applicable(stand_in(problem))
         for method, seed in product(spec.methods, spec.seeds_of(problem.forget)):
-            stage = stages.audited(problem, method, seed, audits, spec.retrained)
+            stage = judging.audited(problem, method, seed, audits, spec.retrained)
             trace = spec.trace and traced(problem, method, seed, spec.trace)
             cells.append(Cell(problem, method, seed, stage, trace))
     return cells
@@ -157,7 +203,15 @@ def run(
     Returns:
         One record per cell, in the order of the spec.
     """
-    return walk(spec.name, expand(spec, device), folder, store, listen=listen)
+    while True:
+        try:
+            cells = expand(spec, device, store)
+        except Unready as first:
+            bench, total = Bench(store), len(first.stages)
+            for number, stage in enumerate(first.stages, start=1):
+                compute(bench, stage, number, total, listen)
+        else:
+            return walk(spec.name, cells, folder, store, listen=listen)
 
 
 def walk(

@@ -1,25 +1,25 @@
 """What a run is made of: stages, each a pure function of settings, a seed and other stages."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
-from expunge.audit import Audit, Case
 from expunge.bench.problem import Problem
-from expunge.bench.record import SCHEMA, clock, counts, failure, outcome
+from expunge.bench.record import clock, counts
 from expunge.bench.store import Artifact, Store
 from expunge.config import key, plain
 from expunge.core.cost import Cost, Meter, metered
 from expunge.core.descent import Diverged, train
 from expunge.core.rng import derive, fenced
 from expunge.core.state import finite, lay_out
-from expunge.lab import Lab, Needs, Repeat
-from expunge.method import Method, Sizes
+from expunge.lab import Lab, Order
+from expunge.method import Method, Outcome, Sizes
 from expunge.methods.retrain import Retrain
 from expunge.subject import WhiteBox
-from expunge.types import Data, Json, Recipe, Start, Trace, Watch
+from expunge.types import Data, Json, Recipe, Request, Start, Trace, Watch
 
 MODEL, RECORD, ANSWER = "models", "records", "answers"
 
@@ -115,19 +115,34 @@ class Bench:
         """Drop what is in memory; the store keeps it."""
         self._subjects.clear()
 
-    def kept(self, about: Json, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        """Return what `make` gives, or gave to whoever asked the same before."""
-        name = key({"answer": about})
-        found = self.store.get(ANSWER, name)
-        if found is None:
-            found = Artifact(dict(make()), {})
-            self.store.put(ANSWER, name, found)
-        return found.tensors
+    def lab(self, problem: Problem, seed: int = 0, **known: Any) -> Lab:
+        """Return a lab for the problem that keeps its answers in the store."""
+        lab = problem.lab(seed, shelf=self, **known)
+        return replace(lab, request=replace(lab.request, recipe=self.ready(problem.recipe)))
 
-    def trained(self, recipe: Recipe, data: Data, seed: int) -> nn.Module:
-        """Train through the store: what a lab calls for shadow models."""
-        stage = training("shadow model", recipe, data, seed)
-        return _restore(self.result(stage), _blank(Recipe.fresh, recipe), data)
+    def find(self, about: Json) -> Mapping[str, Tensor] | None:
+        """Return what is kept of a lab's answer.
+
+        Raises:
+            Diverged: Where the model that was to give it could not be made.
+        """
+        found = self.store.get(ANSWER, answer_key(about))
+        return None if found is None else _sound(found).tensors
+
+    def put(self, about: Json, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a lab's answer."""
+        self.store.put(ANSWER, answer_key(about), Artifact(dict(tensors), {}))
+
+    def trained(self, orders: Sequence[Order]) -> Iterator[nn.Module]:
+        """Train through the store: what a lab calls for further models."""
+        for recipe, data, seed in orders:
+            stage = training("further model", recipe, data, seed)
+            yield _restore(self.result(stage), _blank(Recipe.fresh, recipe), data)
+
+
+def answer_key(about: Json) -> str:
+    """Return where a lab's answer is kept."""
+    return key({"answer": about})
 
 
 def training(what: str, recipe: Recipe, data: Data, seed: int, by: Method | None = None) -> Stage:
@@ -148,14 +163,14 @@ def training(what: str, recipe: Recipe, data: Data, seed: int, by: Method | None
             if not finite(model):
                 raise Diverged("the weights are not finite; lower the learning rate of `training`")
         except Diverged as error:
-            return _diverged(f"{what}: {error}")
+            return diverged(f"{what}: {error}")
         return _pack(model, bill.cost, trace)
 
     return Stage(
         kind=MODEL,
         what=what,
         about=about,
-        needs=_beginnings(recipe),
+        needs=beginnings(recipe),
         work=Cost(forward=samples, backward=samples),
         make=make,
     )
@@ -202,7 +217,7 @@ def unlearned(problem: Problem, method: Method, seed: int, number: int = 0) -> S
         kind=MODEL,
         what=f"{method.card.name}, seed {seed}" + f", run {number}" * (number > 0),
         about=about,
-        needs=(before,) if "original" in needs else _beginnings(problem.recipe),
+        needs=(before,) if "original" in needs else beginnings(problem.recipe),
         work=method.work(Sizes.of(problem.request)),
         make=make,
     )
@@ -220,130 +235,43 @@ def unlearn(
 ) -> Artifact:
     """Apply the method, with or without a watcher, and return what is kept of it."""
     own = ("unlearn", method.card.name) + ((number,) if number else ())
-    network = _blank(Recipe.fresh, problem.recipe)
+    before = original(problem, method, seed)
+    request = replace(problem.request, watch=watch)
     try:
-        request = replace(problem.request, recipe=bench.ready(problem.recipe), watch=watch)
-        if "original" in method.needs:
-            artifact = bench.result(original(problem, method, seed))
-            blank = _blank(method.fresh, problem.recipe)
-            network = _restore(artifact, blank, problem.sets.train)
-            request = replace(request, trace=_part(artifact, "trace/"))
-        outcome = method(
-            network.to(problem.sets.train.y.device),
-            request,
-            seed=derive(seed, *own),
-            meter=meter,
-        )
+        outcome = applied(bench, before, problem, request, method, derive(seed, *own), meter)
     except Diverged as error:
-        return _diverged(str(error))
+        return diverged(str(error))
     return _pack(outcome.model, outcome.cost, {}, outcome.notes)
+
+
+def applied(
+    bench: Bench,
+    before: Stage,
+    problem: Problem,
+    request: Request,
+    method: Method,
+    seed: int,
+    meter: Meter,
+) -> Outcome:
+    """Apply the method to the model of a stage, if it starts from one.
+
+    Raises:
+        Diverged: If the method, or what it starts from, ended so.
+    """
+    network = _blank(Recipe.fresh, problem.recipe)
+    request = replace(request, recipe=bench.ready(problem.recipe))
+    if "original" in method.needs:
+        artifact = bench.result(before)
+        blank = _blank(method.fresh, problem.recipe)
+        network = _restore(artifact, blank, problem.sets.train)
+        request = replace(request, trace=_part(artifact, "trace/"))
+    network = network.to(problem.sets.train.y.device)
+    return method(network, request, seed=seed, meter=meter)
 
 
 def controls(problem: Problem, count: int) -> tuple[Stage, ...]:
     """Return the stages of the negative controls: what the method `retrain` gives."""
     return tuple(unlearned(problem, Retrain(), number) for number in range(count))
-
-
-def further(
-    problem: Problem, method: Method, seed: int, audits: Sequence[Audit]
-) -> tuple[Stage, ...]:
-    """Return the stages of models that audits need besides the one in question and controls."""
-    again = max((audit.needs.unlearned for audit in audits), default=0)
-    alone = max((audit.needs.retrained for audit in audits), default=0)
-    orders = Lab(request=problem.request, seed=seed).orders(Needs(retrained=alone))
-    return (
-        *(unlearned(problem, method, seed, number) for number in range(1, again + 1)),
-        *(training(f"retrained model {i}", *order) for i, order in enumerate(orders)),
-    )
-
-
-def audited(
-    problem: Problem, method: Method, seed: int, audits: Sequence[Audit], retrained: int
-) -> Stage:
-    """Return the stage that asks every audit of one unlearned model.
-
-    A control that is the very model in question is left out.
-    """
-    subject = unlearned(problem, method, seed)
-    before = original(problem, method, seed)
-    others = tuple(c for c in controls(problem, retrained) if c.key != subject.key)
-    about = {
-        "stage": "audit",
-        "schema": SCHEMA,
-        "problem": problem.key,
-        "subject": subject.key,
-        "original": before.key,
-        "retrained": [c.key for c in others],
-        "audits": [plain(audit) for audit in audits],
-        "seed": seed,
-    }
-    more = further(problem, method, seed, audits)
-    sizes = Sizes.of(problem.request)
-    looks = len(others) + len(more) + 2
-    asked = sizes.retain + sizes.forget + sizes.val + 2 * len(problem.test)
-
-    def again(bench: Bench, number: int) -> nn.Module:
-        run = unlearned(problem, method, seed, number)
-        return restored(bench.result(run), problem, method.fresh)
-
-    def make(bench: Bench, meter: Meter) -> Artifact:
-        del meter
-        try:
-            request = replace(problem.request, recipe=bench.ready(problem.recipe))
-            case = Case(
-                original=bench.subject(before, problem, method.fresh),
-                unlearned=bench.subject(subject, problem, method.fresh),
-                retrained=tuple(bench.subject(c, problem, Recipe.fresh) for c in others),
-                request=request,
-                test=problem.test,
-                lab=Lab(
-                    request=request,
-                    seed=seed,
-                    train=bench.trained,
-                    keep=bench.kept,
-                    unlearn=Repeat(subject.key, lambda number: again(bench, number)),
-                ),
-            )
-            _check_answers(case, method)
-            findings = [audit(case, seed=derive(seed, "audit")) for audit in audits]
-        except Diverged as error:
-            return Artifact({}, failure("diverged", error))
-        return Artifact({}, outcome(case, findings))
-
-    return Stage(
-        kind=RECORD,
-        what=f"audits of {method.card.name}, seed {seed}",
-        about=about,
-        needs=(subject, before, *others, *more),
-        # Answers of the controls are shared by all methods; this is the dearest case.
-        work=Cost(forward=asked * looks) + _asking(problem, audits, len(others) + 2),
-        make=make,
-    )
-
-
-def _asking(problem: Problem, audits: Sequence[Audit], models: int) -> Cost:
-    """Return what the audits themselves put through networks: an attack may train some."""
-    each = [audit.work(problem.request, problem.test) for audit in audits]
-    return Cost(
-        forward=models * sum(cost.forward for cost in each),
-        backward=models * sum(cost.backward for cost in each),
-    )
-
-
-def _check_answers(case: Case, method: Method) -> None:
-    """Raise `Diverged` for a model with finite weights whose losses are not.
-
-    The audits ask the same of it, and a classifier's answers are kept.
-    """
-    request, task = case.request, case.request.task
-    for data in (request.retain, request.forget, request.val, case.test):
-        losses = case.unlearned.score(data, task, task.losses, 0)
-        if not losses.isfinite().all():
-            raise Diverged(
-                f"{method.card.name} returned a model whose loss is not finite on "
-                f"{int((~losses.isfinite()).sum())} of {len(data)} records; lower its learning "
-                "rate or its number of epochs"
-            )
 
 
 def _pack(
@@ -361,18 +289,23 @@ def _blank(fresh: Callable[[Recipe], nn.Module], recipe: Recipe) -> nn.Module:
         return fresh(replace(recipe, start=None))
 
 
-def _beginnings(recipe: Recipe) -> tuple[Stage, ...]:
+def beginnings(recipe: Recipe) -> tuple[Stage, ...]:
     """Return the stages that a training run by this recipe waits for."""
     return (recipe.start.stage,) if isinstance(recipe.start, Pretrained) else ()
 
 
 def _weights(artifact: Artifact) -> Mapping[str, Tensor]:
+    return _part(_sound(artifact), "model/")
+
+
+def _sound(artifact: Artifact) -> Artifact:
+    """Return it, or raise `Diverged` where it only says that there is none."""
     if "diverged" in artifact.facts:
         raise Diverged(artifact.facts["diverged"])
-    return _part(artifact, "model/")
+    return artifact
 
 
-def _diverged(why: str) -> Artifact:
+def diverged(why: str) -> Artifact:
     """Return what is kept of a model that could not be made."""
     return Artifact({}, {"diverged": why})
 

@@ -12,7 +12,7 @@ from expunge.cli.inputs import look_in
 
 if TYPE_CHECKING:
     from expunge.bench.plan import Item
-    from expunge.bench.run import Cell
+    from expunge.bench.run import Cell, Unready
     from expunge.bench.spec import Spec
     from expunge.bench.store import Store
 
@@ -52,12 +52,13 @@ class Run:
         if not self.plan:
             out = self.out or Path("runs") / wanted.name
             return computing(wanted, out, self.store, device=self.device, as_json=self.json)
-        cells = expanded(wanted, self.device)
-        return lambda: planned(cells, Store(self.store), as_json=self.json)
+        store = Store(self.store)
+        cells = expanded(wanted, self.device, store)
+        return lambda: planned(cells, store, as_json=self.json)
 
 
-def expanded(spec: "Spec", device: str) -> "list[Cell]":
-    """Read the data and return every cell of the grid.
+def expanded(spec: "Spec", device: str, store: "Store") -> "list[Cell] | Unready":
+    """Read the data and return every cell of the grid, or what it waits for.
 
     Raises:
         ValueError: In one sentence, for what does not fit together.
@@ -66,7 +67,10 @@ def expanded(spec: "Spec", device: str) -> "list[Cell]":
     from expunge.cli.console import spinner
 
     with spinner("reading data"):
-        return run.expand(spec, device)
+        try:
+            return run.expand(spec, device, store)
+        except run.Unready as first:
+            return first
 
 
 def computing(spec: "Spec", out: Path, store: Path, *, device: str, as_json: bool) -> Work:
@@ -75,32 +79,51 @@ def computing(spec: "Spec", out: Path, store: Path, *, device: str, as_json: boo
 
     probe(out)
     probe(store)
-    cells = expanded(spec, device)
-    return lambda: _compute(spec, cells, out, Store(store), as_json=as_json)
+    kept = Store(store)
+    cells = expanded(spec, device, kept)
+    return lambda: _compute(spec, cells, out, kept, device=device, as_json=as_json)
 
 
 def _compute(
-    spec: "Spec", cells: "Sequence[Cell]", out: Path, store: "Store", *, as_json: bool
+    spec: "Spec",
+    cells: "Sequence[Cell] | Unready",
+    out: Path,
+    store: "Store",
+    *,
+    device: str,
+    as_json: bool,
 ) -> int:
     from expunge.bench import run
     from expunge.cli.console import emit, progress
     from expunge.cli.report import conclude
 
     with progress(quiet=as_json) as board:
-        records = run.walk(spec.name, cells, out, store, listen=board.listen)
+        if isinstance(cells, run.Unready):
+            records = run.run(spec, out, store, device=device, listen=board.listen)
+        else:
+            records = run.walk(spec.name, cells, out, store, listen=board.listen)
     page = conclude(records, out / "report.html", quiet=as_json)
     if as_json:
         emit({"records": str(out / "records.jsonl"), "report": str(page), "count": len(records)})
     return 0
 
 
-def planned(cells: "Sequence[Cell]", store: "Store", *, as_json: bool) -> int:
-    """Print the plan of a grid."""
-    from expunge.bench.plan import plan
-    from expunge.cli.console import spinner
+def planned(cells: "Sequence[Cell] | Unready", store: "Store", *, as_json: bool) -> int:
+    """Print the plan of a grid, or of what must be trained before there is one."""
+    from expunge.bench.plan import plan, price
+    from expunge.bench.run import Unready
+    from expunge.cli.console import say, spinner
 
     with spinner("timing a few steps"):
-        items = plan(cells, store)
+        if isinstance(cells, Unready):
+            items = price([(stage, cells.problem) for stage in cells.stages], store)
+        else:
+            items = plan(cells, store)
+    if isinstance(cells, Unready):
+        say(
+            "Shadow models choose a forget set of this grid. What they take is listed here; the "
+            "rest follows when they are trained."
+        )
     return tell_plan(items, store, as_json=as_json)
 
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from expunge.core import rng
 from expunge.core.cost import paused
 from expunge.core.state import Norms, convolves, device_of, lay_out, mode, recalibrate
-from expunge.types import Batch, Data, Descent, Inputs, Recipe, Watch, each, steps_of
+from expunge.types import Augment, Batch, Data, Descent, Inputs, Recipe, Watch, each, steps_of
 
 Objective = Callable[[Batch], Tensor]
 Mask = Mapping[str, Tensor]
@@ -36,6 +37,8 @@ class Pass(NamedTuple):
         after: Called after each step with its learning rate: a projection of the weights.
         steps: After how many it ends; None goes through all records.
         skip: Asked before the pass begins; where it says True there is no pass.
+        still: Modules of the model that stay in eval mode meanwhile; their children may not.
+        augment: Whether records are augmented as in training.
     """
 
     data: Data
@@ -46,11 +49,17 @@ class Pass(NamedTuple):
     after: Callable[[float], None] | None = None
     steps: int | None = None
     skip: Callable[[], bool] | None = None
+    still: Sequence[nn.Module] = ()
+    augment: bool = True
 
     def length(self, size: int) -> int:
         """Return how many steps it takes in batches of `size`."""
         whole = self.data.steps(size)
         return whole if self.steps is None else min(self.steps, whole)
+
+    def prepared(self, recipe: Recipe) -> Recipe:
+        """Return the recipe that its records are posed and, if so, augmented by."""
+        return recipe if self.augment else replace(recipe, augment=Augment())
 
 
 def covered(records: int, size: int, steps: int) -> int:
@@ -127,8 +136,8 @@ def descend(
             if current.before is not None:
                 current.before()
             size = run.descent.batch_size
-            batches = recipe.shuffled(current.data, size, draws)
-            with mode(model, training=True, norms=current.norms):
+            batches = current.prepared(recipe).shuffled(current.data, size, draws)
+            with mode(model, training=True, norms=current.norms, still=current.still):
                 for batch in itertools.islice(batches, current.length(size)):
                     with torch.autocast(device, torch.bfloat16, enabled=half):
                         loss = current.objective(batch._replace(x=_laid_out(batch.x, layout)))

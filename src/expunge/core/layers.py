@@ -1,4 +1,4 @@
-"""A network's layers: which are run first, how wide they are, how one is drawn anew."""
+"""A network's layers: which run first and last, how wide they are, how one is drawn anew."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -65,6 +65,17 @@ def first_called(model: nn.Module, x: Inputs, names: Iterable[str]) -> str:
     Raises:
         ValueError: Where none of them runs.
     """
+    called = _calls(model, x, names)
+    if not called:
+        raise ValueError(
+            f"expected a {type(model).__name__} to run one of its layers when it is called, but it "
+            "ran none; it probably reads their weights without calling them"
+        )
+    return called[0]
+
+
+def _calls(model: nn.Module, x: Inputs, names: Iterable[str]) -> list[str]:
+    """Return the named modules as they are called in one forward in eval mode, one per call."""
     called: list[str] = []
 
     def note(name: str, *_: object) -> None:
@@ -79,12 +90,7 @@ def first_called(model: nn.Module, x: Inputs, names: Iterable[str]) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    if not called:
-        raise ValueError(
-            f"expected a {type(model).__name__} to run one of its layers when it is called, but it "
-            "ran none; it probably reads their weights without calling them"
-        )
-    return called[0]
+    return called
 
 
 def first_convolution(model: nn.Module, x: Inputs) -> dict[str, _ConvNd]:
@@ -100,9 +106,48 @@ def first_layer(model: nn.Module, x: Inputs) -> str:
     In a network for images it is a convolution; elsewhere it may be linear or an
     embedding. See `first_called`.
     """
+    return first_called(model, x, _matrices(model))
+
+
+def _matrices(model: nn.Module) -> list[str]:
+    """Return the names of the modules with a matrix of weights of their own."""
     layers = model.named_modules()
-    matrices = [k for k, m in layers if any(p.dim() > 1 for p in m.parameters(recurse=False))]
-    return first_called(model, x, matrices)
+    return [k for k, m in layers if any(p.dim() > 1 for p in m.parameters(recurse=False))]
+
+
+def last_layers(model: nn.Module, x: Inputs, k: int) -> list[str]:
+    """Return the names of the last `k` layers, and of all that runs between and after them.
+
+    A layer has a matrix of weights: it is a convolution, linear, recurrent or an embedding.
+    Modules stand in the order of their first call, whatever the order they were defined in.
+    One that is never called, since its weights are read by another, stands with the module
+    around it. Finding out takes one forward in eval mode, which counts as work.
+
+    Args:
+        model: Left as found.
+        x: What the network can be fed with; one record suffices.
+        k: At least 1.
+
+    Raises:
+        ValueError: Where there are fewer layers.
+    """
+    every = [name for name, _ in model.named_modules()]
+    places = {name: place for place, name in enumerate(dict.fromkeys(_calls(model, x, every)))}
+
+    def place(name: str) -> int:
+        while name not in places:
+            name = name.rpartition(".")[0]
+        return places[name]
+
+    ran = sorted(every, key=place)
+    matrices = set(_matrices(model))
+    layers = [name for name in ran if name in matrices]
+    if k > len(layers):
+        raise ValueError(
+            f"expected k to be at most {len(layers)}, got {k}: the {type(model).__name__} has no "
+            "more layers with a matrix of weights; lower k"
+        )
+    return ran[ran.index(layers[-k]) :]
 
 
 def redraw(model: nn.Module, name: str, seed: int) -> None:

@@ -21,16 +21,25 @@ def norms_of(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def mode(model: nn.Module, *, training: bool, norms: Norms = "freeze") -> Iterator[None]:
+def mode(
+    model: nn.Module,
+    *,
+    training: bool,
+    norms: Norms = "freeze",
+    still: Iterable[nn.Module] = (),
+) -> Iterator[None]:
     """Set the mode inside the block and restore every module's own afterwards.
 
     Args:
         model: Whose mode is set.
         training: Whether dropout drops and BatchNorm may use the batch.
         norms: Unless it is `update`, BatchNorm layers stay in eval mode.
+        still: Modules of it that stay in eval mode, whatever they are; their children may not.
     """
     was = [(module, module.training) for module in model.modules()]
     model.train(training)
+    for module in still:
+        module.training = False
     if norms != "update":
         for norm in norms_of(model):
             norm.eval()

@@ -15,6 +15,8 @@ def checked(sets: Sets, task: Task) -> Sets:
             label is out of range; or the classes are not as many as the model's outputs.
     """
     parts = {"training": sets.train, "test": sets.test}
+    if sets.planted is not None:
+        parts["planted"] = sets.planted
     for name, data in parts.items():
         if not len(data):
             raise ValueError(f"the {name} set is empty; give at least one record")

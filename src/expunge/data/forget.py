@@ -26,6 +26,15 @@ class Forget(Settings, ABC):
     def choose(self, sets: Sets) -> Int[Tensor, " f"]:
         """Return their sorted positions in `sets.train`."""
 
+    def alike(self, sets: Sets) -> Int[Tensor, " k"] | None:
+        """Return which held-out records are of the kind that is forgotten; None: all ordinary ones.
+
+        An attack may otherwise tell the kind of a record, and not whether it was trained on.
+        Positions are those in `sets.test` and, counting on from there, in `sets.planted`.
+        Records that methods are shown may be among them; a split leaves those out.
+        """
+        del sets
+
 
 @dataclass(frozen=True, kw_only=True)
 class AtRandom(Forget):

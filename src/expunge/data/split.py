@@ -74,6 +74,9 @@ class Parts:
         val: Held-out records for early stopping.
         nonmembers: Held-out records that methods may take for never trained on.
         test: The other held-out records.
+        alike: Records that audits compare with the forget set: those of `test` that are of its
+            kind, and planted ones, which are counted on from the last held-out record; None
+            where all of `test` are, and no others.
     """
 
     retain: Int[Tensor, " r"]
@@ -81,6 +84,7 @@ class Parts:
     val: Int[Tensor, " v"]
     nonmembers: Int[Tensor, " m"]
     test: Int[Tensor, " t"]
+    alike: Int[Tensor, " k"] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -98,7 +102,8 @@ class Parts:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the positions by the name of the part."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: rows for name, rows in parts.items() if rows is not None}
 
 
 def divide(sets: Sets, forget: Forget, holdout: Holdout) -> Parts:
@@ -117,7 +122,27 @@ def divide(sets: Sets, forget: Forget, holdout: Holdout) -> Parts:
             f"the forget set is all of the {n} training records, which leaves nothing to keep; "
             "train on other data instead"
         )
-    return Parts(retain=rest(chosen, n), forget=chosen, **holdout.cut(sets.test))
+    cut = holdout.cut(sets.test)
+    alike = _compared(forget, sets, cut["test"])
+    return Parts(retain=rest(chosen, n), forget=chosen, alike=alike, **cut)
+
+
+def _compared(forget: Forget, sets: Sets, test: Tensor) -> Tensor | None:
+    """Return the records to compare with, without those that a method is shown.
+
+    Raises:
+        ValueError: When none are left.
+    """
+    alike = forget.alike(sets)
+    if alike is None:
+        return None
+    unshown = torch.isin(alike, test) | (alike >= len(sets.test))
+    if not unshown.any():
+        raise ValueError(
+            f"of {len(alike)} held-out records like those that '{forget.card.name}' forgets, none "
+            "is left that methods are not shown; hold out more, or less for val and nonmembers"
+        )
+    return alike[unshown].sort().values
 
 
 def request(sets: Sets, parts: Parts, recipe: Recipe) -> Request:
@@ -134,3 +159,11 @@ def request(sets: Sets, parts: Parts, recipe: Recipe) -> Request:
 def unseen(sets: Sets, parts: Parts) -> Data:
     """Return the records that no method may see."""
     return sets.test.select(parts.test)
+
+
+def comparable(sets: Sets, parts: Parts) -> Data | None:
+    """Return the unseen records of the forget set's kind; None where all unseen ones are."""
+    if parts.alike is None:
+        return None
+    held = sets.test if sets.planted is None else sets.test.join(sets.planted)
+    return held.select(parts.alike)

@@ -57,7 +57,7 @@ def part(sets: Sets, share: float, seed: int) -> Sets:
         ValueError: When either part would be empty.
     """
     train, test = hold_out(sets.train, share, seed)
-    return _among(sets, train)._replace(test=_alone(sets.train, test))
+    return among(sets, train)._replace(test=alone(sets.train, test))
 
 
 def thinned(sets: Sets, scale: float) -> Sets:
@@ -76,20 +76,24 @@ def thinned(sets: Sets, scale: float) -> Sets:
         if count == 0:
             raise ValueError(f"scale={scale} leaves none of {len(data)} {name} records")
         rows[name] = draw(data.y, count, generator(0, "scale", name))
-    return _among(sets, rows["train"])._replace(test=_alone(sets.test, rows["test"]))
+    return among(sets, rows["train"])._replace(test=alone(sets.test, rows["test"]))
 
 
-def _among(sets: Sets, rows: Tensor) -> Sets:
-    """Return `sets` with these of the training records, their ids and groups."""
+def among(sets: Sets, rows: Tensor) -> Sets:
+    """Return `sets` with these of the training records, their ids and groups.
+
+    A record that is named twice is there twice, under one id.
+    """
     kept = rows.tolist()
     return sets._replace(
-        train=_alone(sets.train, rows),
+        train=alone(sets.train, rows),
         ids=tuple(sets.ids[i] for i in kept) if sets.ids else (),
         groups={name: tuple(column[i] for i in kept) for name, column in sets.groups.items()},
     )
 
 
-def _alone(data: Data, rows: Tensor) -> Data:
+def alone(data: Data, rows: Tensor) -> Data:
+    """Return the records at `rows`, numbered from 0."""
     chosen = data.select(rows)
     return chosen.renumbered() if isinstance(chosen, TensorData | StreamData) else chosen
 
