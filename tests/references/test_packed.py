@@ -9,7 +9,15 @@ from torch import nn
 
 from expunge.core.cost import metered
 from expunge.core.descent import Diverged, Pass, descend, train
-from expunge.core.packed import Member, Stack, chain, descend_together, refusal, train_together
+from expunge.core.packed import (
+    Member,
+    Stack,
+    chain,
+    descend_together,
+    pays,
+    refusal,
+    train_together,
+)
 from expunge.core.rng import generator
 from expunge.models.convnet import ConvNet
 from expunge.models.given import Given
@@ -287,3 +295,16 @@ def test_what_does_not_match_is_refused(blobs):
     shapes = [Member(m, datasets[0], draws, "") for m in (nn.Linear(6, 6), nn.Linear(6, 5))]
     with pytest.raises(ValueError, match="networks of one shape"):
         descend_together(shapes, recipe, SGD)
+
+
+def test_packing_pays_where_every_layer_has_a_wide_form():
+    built = [model.build((3, 8, 8), 3) for model in (MLP(), ConvNet(), ResNet())]
+    assert [pays(network) for network in built] == [True, True, False]
+
+
+def test_a_vectorised_layer_keeps_single_precision_under_autocast():
+    networks = [ResNet().build((3, 8, 8), 3) for _ in range(2)]
+    stack, x = Stack(networks).eval(), torch.randn(4, 3, 8, 8)
+    plain = stack(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(stack(x).float(), plain, rtol=0.1, atol=0.1)

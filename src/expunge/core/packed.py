@@ -42,6 +42,9 @@ PER_CHANNEL = (
     nn.BatchNorm2d,
 )
 
+# Layers with a form of their own for members side by side.
+WIDE = (nn.Flatten, nn.Conv2d, nn.Linear)
+
 
 class Member(NamedTuple):
     """One of several networks that are trained together.
@@ -142,12 +145,18 @@ class Stack(nn.Module):
     def _vectorised(
         self, module: nn.Module, states: Mapping[str, Tensor], x: Inputs, dim: int
     ) -> Tensor:
-        """Return what the module gives with every member's state; `x` has members at `dim`."""
+        """Return what the module gives with every member's state; `x` has members at `dim`.
+
+        In single precision: under `vmap` autocast casts a layer's inputs and not its weights.
+        """
 
         def one(state: dict[str, Tensor], x: Inputs) -> Tensor:
             return functional_call(module, state, (x,))
 
-        return vmap(one, in_dims=(0, dim), out_dims=dim)(dict(states), x)
+        x = each(x, lambda part: part.float() if part.dtype is torch.bfloat16 else part)
+        device = next(iter(states.values())).device.type if states else "cpu"
+        with torch.autocast(device, enabled=False):
+            return vmap(one, in_dims=(0, dim), out_dims=dim)(dict(states), x)
 
     @torch.no_grad()
     def unstack(self, networks: Sequence[nn.Module]) -> None:
@@ -220,8 +229,14 @@ def refusal(network: nn.Module) -> str | None:
 
 
 def pays(network: nn.Module) -> bool:
-    """Return whether several such networks train faster together than one after another."""
-    return refusal(network) is None and chain(network) is not None
+    """Return whether several such networks train faster together than one after another.
+
+    They do where every layer has a form of its own for members side by side.
+    """
+    layers = chain(network)
+    if layers is None or refusal(network) is not None:
+        return False
+    return all(type(layer) in PER_CHANNEL + WIDE for layer in layers.values())
 
 
 def descend_together(
