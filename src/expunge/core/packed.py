@@ -231,12 +231,13 @@ def refusal(network: nn.Module) -> str | None:
 def pays(network: nn.Module) -> bool:
     """Return whether several such networks train faster together than one after another.
 
-    They do where every layer has a form of its own for members side by side.
+    They do where every layer that learns has a form of its own for members side by side.
     """
     layers = chain(network)
     if layers is None or refusal(network) is not None:
         return False
-    return all(type(layer) in PER_CHANNEL + WIDE for layer in layers.values())
+    learning = [layer for layer in layers.values() if any(True for _ in layer.parameters())]
+    return all(type(layer) in PER_CHANNEL + WIDE for layer in learning)
 
 
 def descend_together(
