@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks import (
+    challenge,
     fisher,
     forgetting_quality,
     memory,
@@ -45,6 +46,7 @@ PARTS: dict[str, Callable[[], list[Claim]]] = {
     "recall": recall.claims,
     "shadows": shadows.claims,
     "unlearning_cost": unlearning_cost.claims,
+    "challenge": challenge.claims,
 }
 
 

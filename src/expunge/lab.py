@@ -16,6 +16,7 @@ from expunge.core.descent import train
 from expunge.core.losses import confidence
 from expunge.core.rng import derive, fenced, generator
 from expunge.data.strata import matched
+from expunge.data.view import View
 from expunge.pool import Kept, Pool, Shadows
 from expunge.subject import Refused, WhiteBox
 from expunge.types import Data, Json, Recipe, Request
@@ -192,7 +193,7 @@ class Lab:
         """
         if kind == "retrained":
             return Order(self.request.recipe, self.request.retain, derive(self.seed, kind, number))
-        half = self.pool.data.select(self.pool.half(number).nonzero()[:, 0])
+        half = View(self.pool.data, self.pool.half(number).nonzero()[:, 0])
         return Order(self.request.recipe, half, derive(0, kind, number))
 
     def retrained(self, count: int) -> tuple[WhiteBox, ...]:
@@ -297,8 +298,8 @@ class Lab:
         # A copy of a record asked about goes with it, as in a deletion request by content.
         asked = torch.isin(pool.copies, pool.copies[asked])
         parts = {"forget": member & asked, "retain": member & ~asked}
-        chosen = {k: pool.data.select(rows.nonzero()[:, 0]) for k, rows in parts.items()}
-        whole = pool.data.select(member.nonzero()[:, 0])
+        chosen = {k: View(pool.data, rows.nonzero()[:, 0]) for k, rows in parts.items()}
+        whole = View(pool.data, member.nonzero()[:, 0])
         return replace(self.request, **chosen, trace=None, watch=None), whole
 
     def _asked(self) -> Int[Tensor, " asked"]:

@@ -10,6 +10,7 @@ from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
 from expunge.data.streams import StreamData
 from expunge.data.tensors import TensorData
+from expunge.data.view import View
 from expunge.types import Data, each
 
 
@@ -27,9 +28,12 @@ class Records(Dataset):
         return self.x[row], int(self.y[row])
 
 
-@pytest.fixture(params=["whole", "stream"])
+@pytest.fixture(params=["whole", "stream", "view"])
 def data(request: pytest.FixtureRequest, images: TensorData) -> Data:
     assert isinstance(images.x, torch.Tensor)
+    if request.param == "view":
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
+        return View(images.select(order), order.argsort())
     return images if request.param == "whole" else StreamData(Records(images.x, images.y))
 
 
