@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from expunge import stats
-from expunge.config import plain
+from expunge.config import key, plain
 from expunge.core import rng
 from expunge.core.cost import Cost
 from expunge.lab import Lab, Needs, beside
@@ -55,6 +55,8 @@ class AuditCard(Card):
         trains: Whether it trains on the subject's answers, so that batches matter.
         probes: Whether it asks about records that it makes up, of which a table of saved
             predictions knows nothing.
+        alone: Whether the answer on a model depends on no other model of the case, nor on how
+            any was unlearned; that on a control is then given once for all cases of a run.
         toy: Settings fit for a problem of a few hundred records.
     """
 
@@ -67,6 +69,7 @@ class AuditCard(Card):
     quick: bool = True
     trains: bool = False
     probes: bool = False
+    alone: bool = False
     toy: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -97,7 +100,17 @@ class Case:
         rest = self.retrained[:index] + self.retrained[index + 1 :]
         case = replace(self, retrained=rest)
         case.__dict__["nonmembers"] = self.nonmembers  # one draw, and one set of answers
+        case.__dict__["about"] = self.about
         return case
+
+    @cached_property
+    def about(self) -> dict[str, Json]:
+        """Plain data on which answers depend besides the models."""
+        request = self.request
+        sets = {"retain": request.retain, "forget": request.forget, "val": request.val}
+        sets |= {"nonmembers": self.nonmembers, "test": self.test}
+        digests = {name: data.digest for name, data in sets.items()}
+        return {"recipe": plain(request.recipe), "sets": digests}
 
     @cached_property
     def nonmembers(self) -> Data:
@@ -467,11 +480,14 @@ class Audit(Settings, ABC):
         self.check(case)
 
         def ask(subject: Subject, case: Case) -> Answer:
-            with rng.fenced(seed):
-                return self.ask(subject, case, seed)
+            place = (key({"audit": self, "seed": seed} | case.about), case.lab and case.lab.shelf)
+            if not self.card.alone or place not in subject.answers:
+                with rng.fenced(seed):
+                    subject.answers[place] = self.ask(subject, case, seed)
+            return subject.answers[place]
 
-        alone = self.card.peers and len(case.retrained) == 1
-        controls = () if alone else case.retrained
+        single = self.card.peers and len(case.retrained) == 1
+        controls = () if single else case.retrained
         return Finding(
             audit=self,
             case=case,

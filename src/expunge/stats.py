@@ -138,9 +138,7 @@ def roc(
     return fpr[rows], tpr[rows]
 
 
-def youden(
-    members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]
-) -> Float[Tensor, ""]:
+def youden(members: Float[Tensor, " m"], nonmembers: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Return the threshold at or above which calling records members is right most often.
 
     Each group counts alike. Of equally good thresholds it is the highest.

@@ -2,10 +2,11 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -41,10 +42,12 @@ class Subject(ABC):
     Attributes:
         cost: What it took to make it, where that is known.
         notes: What its maker noted of the making, as plain data.
+        answers: What audits have learned of it, where they may ask again.
     """
 
     cost: Cost | None = None
     notes: Mapping[str, Json] = field(default_factory=dict)
+    answers: dict[Hashable, Any] = field(default_factory=dict, repr=False, init=False)
     _kept: WeakKeyDictionary[Data, Answers] = field(
         default_factory=WeakKeyDictionary, repr=False, init=False
     )

@@ -178,3 +178,26 @@ def test_retrained_models_over_many_seeds_are_at_chance(case):
         answer = attack.ask(model, case, seed)
         aucs.append(answer.headline)
     assert abs(sum(aucs) / len(aucs) - 0.5) < 0.1
+
+
+@each_audit
+def test_what_stands_alone_does_not_depend_on_the_model_in_question(audit, case):
+    if not audit.card.alone:
+        pytest.skip("it compares models")
+    other = WhiteBox(train(case.request.recipe, case.request.retain, 5), cost=Cost(1, 1, 1.0))
+
+    def asked(unlearned, controls):
+        anew = {"original": WhiteBox(case.original.model, cost=case.original.cost)}
+        lab = dataclasses.replace(case.lab, unlearn=None)
+        anew |= {"unlearned": unlearned, "retrained": controls, "lab": lab}
+        return audit(dataclasses.replace(case, **anew), seed=0).original
+
+    first, second = asked(other, ()), asked(case.unlearned, case.retrained)
+    assert first is not second
+    assert first.record() == second.record()
+
+
+@each_audit
+def test_a_control_that_cases_share_is_asked_once(audit, case):
+    first, again = (audit(dataclasses.replace(case), seed=1) for _ in range(2))
+    assert (first.original is again.original) == audit.card.alone

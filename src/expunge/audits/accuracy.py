@@ -34,6 +34,7 @@ class Accuracy(Audit):
         name="accuracy",
         source="https://arxiv.org/abs/2304.04934",
         access=Access.LABELS,
+        alone=True,
         tasks=("classification", "next_token"),
         decides=True,
         unit="fraction of records",

@@ -197,6 +197,7 @@ class LabelOnly(Audit):
         name="label_only",
         source="https://arxiv.org/abs/2007.14321",
         access=Access.LABELS,
+        alone=True,
         tasks=("classification",),
         decides=True,
         unit="area under the ROC curve; 0.5 is chance",

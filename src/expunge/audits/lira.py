@@ -43,6 +43,7 @@ class LiRA(Audit):
         name="lira",
         source="https://arxiv.org/abs/2112.03570",
         access=Access.PROBABILITIES,
+        alone=True,
         tasks=("classification",),
         decides=True,
         unit="area under the ROC curve; 0.5 is chance",

@@ -102,6 +102,7 @@ class LossAttack(Audit):
         version=2,
         source="https://arxiv.org/abs/2003.10595",
         access=Access.PROBABILITIES,
+        alone=True,
         tasks=("classification", "next_token", "denoising"),
         decides=True,
         unit="area under the ROC curve; 0.5 is chance",

@@ -194,6 +194,7 @@ class MembershipRecall(Audit):
         name="membership_recall",
         source="https://arxiv.org/abs/2506.19486",
         access=Access.QUERIES,
+        alone=True,
         tasks=("classification",),
         decides=True,
         unit="fraction of forget records whose label is recalled",

@@ -57,6 +57,7 @@ class Population(Audit):
         name="population",
         source="https://arxiv.org/abs/2003.10595",
         access=Access.PROBABILITIES,
+        alone=True,
         tasks=("classification",),
         decides=True,
         unit="area under the ROC curve; 0.5 is chance",

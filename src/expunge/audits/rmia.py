@@ -52,6 +52,7 @@ class RMIA(Audit):
         name="rmia",
         source="https://arxiv.org/abs/2312.03262",
         access=Access.PROBABILITIES,
+        alone=True,
         tasks=("classification",),
         decides=True,
         unit="area under the ROC curve; 0.5 is chance",

@@ -70,6 +70,7 @@ class ZeroRetrainForgetting(Audit):
         name="zero_retrain_forgetting",
         source="https://arxiv.org/abs/2205.08096",
         access=Access.PROBABILITIES,
+        alone=True,
         tasks=("classification", "next_token"),
         unit="1 minus the Jensen-Shannon divergence in bits",
     )

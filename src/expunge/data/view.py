@@ -1,6 +1,5 @@
 """Some records of a data set, without a copy of them."""
 
-import torch
 from jaxtyping import Int, Num
 from torch import Tensor
 
