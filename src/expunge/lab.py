@@ -159,6 +159,7 @@ class Lab:
     given: Kept | None = None
     known: bool = True
     made: dict[tuple[str, int], WhiteBox] = field(default_factory=dict)
+    _halves: dict[int, Order] = field(default_factory=dict, init=False, repr=False)
 
     def keep(self, about: Json, make: Make) -> Mapping[str, Tensor]:
         """Return what `make` gives, or gave to whoever asked the same before."""
@@ -193,8 +194,10 @@ class Lab:
         """
         if kind == "retrained":
             return Order(self.request.recipe, self.request.retain, derive(self.seed, kind, number))
-        half = View(self.pool.data, self.pool.half(number).nonzero()[:, 0])
-        return Order(self.request.recipe, half, derive(0, kind, number))
+        if number not in self._halves:
+            half = View(self.pool.data, self.pool.half(number).nonzero()[:, 0])
+            self._halves[number] = Order(self.request.recipe, half, derive(0, kind, number))
+        return self._halves[number]
 
     def retrained(self, count: int) -> tuple[WhiteBox, ...]:
         """Return models that never saw the forget set."""
@@ -271,14 +274,17 @@ class Lab:
             self.keep(self.about_unlearned(i), lambda i=i: {"margin": self.unlearn_shadow(i)})
             for i in range(count)
         ]
-        asked = self._asked()
-        halves = [self.pool.half(i)[asked] for i in range(count)]
+        halves = [self.pool.half(i)[self._asked] for i in range(count)]
         shadows = Shadows(torch.stack([row["margin"] for row in rows]), torch.stack(halves))
         return shadows.finite()
 
     def about_unlearned(self, number: int) -> Json:
         """Return what the margins of a shadow model that unlearned depend on."""
         method = None if self.unlearn is None else self.unlearn.method
+        return self.about_unlearned_by(method, number)
+
+    def about_unlearned_by(self, method: Json, number: int) -> Json:
+        """Return the same for a method given as plain data."""
         asked = {"forget": self.request.forget.digest, "beside": self.nonmembers.digest}
         return {"unlearned": method, "shadow": self.about_shadow(number)} | asked
 
@@ -294,7 +300,7 @@ class Lab:
         """Return what a shadow model is to unlearn, and the half that it was trained on."""
         member, pool = self.pool.half(number), self.pool
         asked = torch.zeros(len(pool), dtype=torch.bool)
-        asked[self._asked()] = True
+        asked[self._asked] = True
         # A copy of a record asked about goes with it, as in a deletion request by content.
         asked = torch.isin(pool.copies, pool.copies[asked])
         parts = {"forget": member & asked, "retain": member & ~asked}
@@ -302,6 +308,7 @@ class Lab:
         whole = View(pool.data, member.nonzero()[:, 0])
         return replace(self.request, **chosen, trace=None, watch=None), whole
 
+    @cached_property
     def _asked(self) -> Int[Tensor, " asked"]:
         both = (self.request.forget, self.nonmembers)
         return torch.cat([self.pool.find(data) for data in both])
@@ -324,4 +331,5 @@ def beside(request: Request, others: Data) -> Data:
     """
     if request.task.card.name != "classification":
         return others
-    return matched(others, request.forget, generator(0, "nonmembers"))
+    whole = View(others, torch.arange(len(others)))
+    return matched(whole, request.forget, generator(0, "nonmembers"))

@@ -87,7 +87,7 @@ def shadow(problem: Problem, number: int, pack: Sequence[int] = ()) -> Stage:
         pack: Numbers of those that are trained with it, unless they are there; the margins
             alone are kept then. Without it the weights are kept too.
     """
-    lab = problem.lab(0)
+    lab = problem.shadowing
     order = lab.order("shadow", number)
     trained = training(f"shadow model {number}", *order)
 
@@ -119,7 +119,7 @@ def _there(bench: Bench, lab: Lab, number: int) -> bool:
 
 def unlearned_shadow(problem: Problem, method: Method, number: int) -> Stage:
     """Return the stage in which a shadow model unlearns its part of what is asked about."""
-    lab = problem.lab(0, unlearn=Repeat(None, _never, _never, plain(method)))
+    lab = problem.shadowing
     order = lab.order("shadow", number)
     own = type(method).train is not Method.train
     before = training(f"shadow model {number}", *order, by=method if own else None)
@@ -139,7 +139,7 @@ def unlearned_shadow(problem: Problem, method: Method, number: int) -> Stage:
     return Stage(
         kind=ANSWER,
         what=f"{method.card.name}, shadow {number}",
-        about={"answer": lab.about_unlearned(number)},
+        about={"answer": lab.about_unlearned_by(plain(method), number)},
         needs=(before,),
         work=method.work(Sizes.of(request)),
         make=make,

@@ -115,6 +115,11 @@ class Problem:
         planted = self.sets.planted
         return Pool(records if planted is None else records.join(planted))
 
+    @cached_property
+    def shadowing(self) -> Lab:
+        """A lab that is asked what shadows take; it trains none."""
+        return self.lab(0)
+
     def lab(self, seed: int, **known: Any) -> Lab:
         """Return a lab for this problem; `known` are further fields of it."""
         parts = {"test": self.test, "alike": self.alike, "records": self.pool}
