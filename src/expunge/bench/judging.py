@@ -159,6 +159,7 @@ def audited(
     about = {
         "stage": "audit",
         "schema": SCHEMA,
+        "rule": RULE,
         "problem": problem.key,
         "subject": subject.key,
         "original": before.key,

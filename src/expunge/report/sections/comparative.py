@@ -68,6 +68,26 @@ def applies(records: Sequence[Record]) -> bool:
     return holds_study([r for r in records if r["findings"]])
 
 
+def markdown(records: Sequence[Record]) -> str:
+    """Return what became of the paper's claims, as Markdown."""
+    return "\n\n".join(map(_claimed, studies(records)))
+
+
+def _claimed(study: Study) -> str:
+    lines = [
+        f"**The paper's claims, on {study.title}**",
+        "",
+        "| claim | | verdict | test | n |",
+        "| --- | --- | --- | --- | ---: |",
+    ]
+    for claim in claims(study):
+        tests = ", ".join(claim.tests)
+        lines.append(
+            f"| {claim.id} | {claim.text} | **{claim.verdict}** | {tests} | {claim.n or '—'} |"
+        )
+    return "\n".join(lines)
+
+
 def view(rows: Sequence[Row], album: Album) -> Mapping[str, Any]:
     """Return every study's figures and claims, and the table of mechanisms."""
     groups = {id(row.group): row.group for row in rows}.values()
