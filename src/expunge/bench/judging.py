@@ -32,6 +32,7 @@ from expunge.core.rng import derive
 from expunge.lab import Lab, Repeat, packs
 from expunge.method import Method, Sizes
 from expunge.types import Recipe, Request
+from expunge.verdict import RULE
 
 
 def _never(*_: object) -> NoReturn:
