@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from expunge.data.objects import from_dataset
 from expunge.data.split import Forget, Holdout
 from expunge.method import Method, Outcome
 from expunge.models.given import Given
+from expunge.pool import Kept
 from expunge.subject import Subject, WhiteBox
 from expunge.types import Architecture, Json, Recipe, Sets, Source
 
@@ -73,6 +75,8 @@ def problem(
         source=source if isinstance(source, Source) else None,
         device=device,
     )
+    if training is None and isinstance(model, Given):
+        posed = replace(posed, known=False)  # how it was trained only its owner can say
     check(posed)
     return posed
 
@@ -97,6 +101,7 @@ def audit(
     retrained: int | Sequence[nn.Module | Subject] = 0,
     *,
     audits: Sequence[Named | Audit] | None = None,
+    shadows: Kept | None = None,
     seed: int = 0,
 ) -> list[Finding]:
     """Ask audits of an unlearned model, beside the original and retrained models.
@@ -106,10 +111,12 @@ def audit(
         original: The model before, or anything that answers for it.
         unlearned: The model after.
         retrained: Models that never saw the forget set, or how many to train now.
-        audits: What to ask; left out, everything the subjects can answer.
+        audits: What to ask; left out, everything the subjects can answer without further models.
+        shadows: Shadow models' answers that were kept before (`Kept.load`), of this recipe and
+            these records; left out, shadows are trained where an audit needs them.
         seed: Of everything random in the audits.
     """
-    lab = problem.lab(seed)
+    lab = problem.lab(seed, given=shadows)
     controls = lab.retrained(retrained) if isinstance(retrained, int) else retrained
     case = Case(
         original=_subject(original),

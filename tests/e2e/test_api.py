@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from expunge import api
 from expunge.bench.problem import Training
 from expunge.data.objects import from_dataset
+from expunge.subject import Refused
 from expunge.types import Descent
 
 QUICK = Training(descent=Descent(lr=0.05, epochs=3, batch_size=32))
@@ -88,3 +89,17 @@ def test_black_boxes_are_audited_by_what_they_give():
     names = {f.audit.card.name for f in api.audit(problem, box, box)}
     assert "loss_attack" in names
     assert "weight_distance" not in names
+
+
+def test_shadows_need_a_target_whose_training_is_known() -> None:
+    network = api.problem("breast_cancer", "mlp", {"name": "random", "count": 40}).train()
+    for training in (None, Training()):
+        posed = api.problem(
+            "breast_cancer", network, {"name": "random", "count": 40}, training=training
+        )
+        if training is None:
+            with pytest.raises(Refused, match="give `training` with the problem"):
+                api.audit(posed, network, network, audits=[{"name": "lira", "shadows": 4}])
+        else:
+            (found,) = api.audit(posed, network, network, audits=[{"name": "lira", "shadows": 4}])
+            assert found.audit.card.name == "lira"

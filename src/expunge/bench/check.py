@@ -12,7 +12,7 @@ from expunge.audit import Audit, Case
 from expunge.bench.problem import Problem
 from expunge.core.rng import fenced, generator
 from expunge.core.state import mode
-from expunge.lab import Repeat
+from expunge.lab import Needs, Repeat
 from expunge.method import Method
 from expunge.subject import Refused, WhiteBox
 
@@ -42,13 +42,22 @@ def check(problem: Problem, methods: Iterable[Method] = (), audits: Iterable[Aud
         audit.check(case)
 
 
-def applicable(case: Case) -> list[Audit]:
-    """Return every quick audit that can be asked of the case; warn of the others."""
+def applicable(case: Case, *, shadows: bool = False) -> list[Audit]:
+    """Return every quick audit that can be asked of the case; warn of the others.
+
+    Args:
+        case: Whom they would be asked of.
+        shadows: Whether those that train shadow models are among them: a grid tells what they
+            take, and keeps them for all its methods.
+    """
     found = []
     for name, cls in registry.audits.known().items():
         if not vars(cls)["card"].quick:
             continue
         audit = registry.audits.build({"name": name})
+        if audit.needs != Needs() and not shadows:
+            log.info("%s was left out, since it needs %s; name it to have it", name, audit.needs)
+            continue
         try:
             audit.check(case)
         except Refused as reason:

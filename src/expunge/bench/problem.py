@@ -87,6 +87,7 @@ class Problem:
         recipe: How the original was trained.
         request: What a method is shown.
         test: What no method is shown.
+        known: Whether it is known that the original was trained by the recipe.
         alike: What of it, or besides it, audits compare with the forget set; None: all of it.
     """
 
@@ -97,6 +98,7 @@ class Problem:
     recipe: Recipe
     request: Request = field(repr=False)
     test: Data = field(repr=False)
+    known: bool = True
     alike: Data | None = field(default=None, repr=False)
 
     @cached_property
@@ -120,10 +122,10 @@ class Problem:
         """A lab that is asked what shadows take; it trains none."""
         return self.lab(0)
 
-    def lab(self, seed: int, **known: Any) -> Lab:
-        """Return a lab for this problem; `known` are further fields of it."""
+    def lab(self, seed: int, **more: Any) -> Lab:
+        """Return a lab for this problem; `more` are further fields of it."""
         parts = {"test": self.test, "alike": self.alike, "records": self.pool}
-        return Lab(request=self.request, seed=seed, **parts, **known)
+        return Lab(request=self.request, seed=seed, known=self.known, **parts, **more)
 
     @cached_property
     def key(self) -> str:

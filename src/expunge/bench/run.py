@@ -156,7 +156,7 @@ def expand(spec: Spec, device: str = "cpu", store: Store | None = None) -> list[
     """Return the grid's cells in the order of the spec."""
     cells = []
     for problem in problems(spec, device, store):
-        audits = spec.audits or applicable(stand_in(problem))
+        audits = spec.audits or applicable(stand_in(problem), shadows=True)
         for method, seed in product(spec.methods, spec.seeds_of(problem.forget)):
             stage = judging.audited(problem, method, seed, audits, spec.retrained)
             trace = spec.trace and traced(problem, method, seed, spec.trace)
