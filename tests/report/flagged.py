@@ -82,7 +82,11 @@ def records(
     for number in range(methods):
         for seed in range(seeds):
             one = made.record(
-                known[number % len(known)], seed, retrained=models, audits=("loss_attack",)
+                known[number % len(known)],
+                seed,
+                retrained=models,
+                audits=("loss_attack",),
+                forget=size,
             )
             if number >= len(known):
                 one["method"]["name"] = f"a_method_with_a_long_name_{number}"

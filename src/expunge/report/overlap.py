@@ -6,6 +6,7 @@ Combinations are drawn as in Lex et al., "UpSet: Visualization of Intersecting S
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 
@@ -38,9 +39,9 @@ def matrix(
     if not rows:
         return None
     base, every = drawn(rows), alt.Scale(domain=list(audits))
-    bare = {"ticks": False, "domain": False, "grid": False, "labelOverlap": False}
-    x = alt.X("x:N", scale=every, title=None, axis=alt.Axis(labelAngle=-42, labelLimit=110, **bare))
-    y = alt.Y("y:N", scale=every, title=None, axis=alt.Axis(labelLimit=110, **bare))
+    bare: dict[str, Any] = {"ticks": False, "domain": False, "grid": False, "labelOverlap": False}
+    x = alt.X("x:N", scale=every, title=None, axis=alt.Axis(labelAngle=-42, labelLimit=130, **bare))
+    y = alt.Y("y:N", scale=every, title=None, axis=alt.Axis(labelLimit=130, **bare))
     strength = alt.Scale(domain=[0, 1], range=[0.03, 1])
     number = alt.Tooltip("value:Q", title="Jaccard", format=".3f")
     tips = ["audit:N", "other:N", number, alt.Tooltip("chance:Q", format=".3f")]
@@ -128,7 +129,7 @@ def upset(
     ]
     if "retrained" in counts:
         mark = base.mark_point(
-            shape="diamond", filled=True, size=46, color=var("retrained"), opacity=1
+            shape="diamond", size=50, strokeWidth=2, color=var("retrained"), opacity=1
         )
         layers.append(mark.encode(across, up("retrained_up"), tooltip=tips))
     if "original" in counts:
@@ -155,4 +156,4 @@ def ticks(highest: float, unit: float) -> list[float]:
     rough = highest / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * many for many in (1, 2, 5, 10) if power * many >= rough)
-    return [round(step * number / unit, 6) for number in range(int(highest / step) + 1)]
+    return [step * number / unit for number in range(int(highest / step) + 1)]

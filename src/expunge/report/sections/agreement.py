@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.bench import agreement
-from expunge.bench.agreement import CAPTION, FOUND, KINDS, SHARED, Study
+from expunge.bench import agreement, consensus
+from expunge.bench.consensus import CAPTION, FOUND, KINDS, SHARED, Study
 from expunge.bench.groups import Record
 from expunge.bench.rows import Column, Row
 from expunge.bench.summary import answers
@@ -30,25 +30,25 @@ def applies(records: Sequence[Record]) -> bool:
 
 def markdown(records: Sequence[Record]) -> str:
     """Return the tables as Markdown."""
-    return agreement.markdown(records)
+    return consensus.markdown(records)
 
 
 def view(rows: Sequence[Row], album: Album) -> Mapping[str, Any]:
     """Return the tables, the figures and their words."""
-    found = agreement.study(rows[0].group)
+    found = consensus.study(rows[0].group)
     if found is None:
         raise ValueError("expected records of two audits with flags, got none; ask `applies` first")
     shown = found.largest[:MOST]
     counts = found.counts("method")
-    split = [label for label, each in found.concluded.items() if agreement.disagree(each)]
     return {
         "study": found,
         "kinds": KINDS,
         "tones": TONES,
-        "split": split,
-        "dissent": agreement.dissent(list(found.concluded.values())),
-        "told": agreement.told,
-        "shown": agreement.shown,
+        "split": consensus.split,
+        "worst": agreement.worst,
+        "dissent": agreement.dissent(found.models),
+        "told": consensus.told,
+        "among": consensus.among,
         "exact": exact,
         "matrices": _matrices(found, album),
         "upset": _upset(found, album),
