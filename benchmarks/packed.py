@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.timing import Claim, interleaved, ratios
 from expunge.core.descent import train
 from expunge.core.packed import train_together
+from expunge.core.view import View
 from expunge.data.bundled import Digits
 from expunge.data.tensors import TensorData
 from expunge.models.convnet import ConvNet
@@ -39,7 +40,7 @@ def halves(pool: Data) -> list[Data]:
     """Return as many random halves as there are shadows."""
     draws = torch.Generator().manual_seed(0)
     return [
-        pool.select(torch.randperm(len(pool), generator=draws)[: len(pool) // 2])
+        View(pool, torch.randperm(len(pool), generator=draws)[: len(pool) // 2])
         for _ in range(COUNT)
     ]
 

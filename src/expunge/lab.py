@@ -15,8 +15,8 @@ from expunge.core.cost import metered
 from expunge.core.descent import train
 from expunge.core.losses import confidence
 from expunge.core.rng import derive, fenced, generator
+from expunge.core.view import View
 from expunge.data.strata import matched
-from expunge.data.view import View
 from expunge.pool import Kept, Pool, Shadows
 from expunge.subject import Refused, WhiteBox
 from expunge.types import Data, Json, Recipe, Request

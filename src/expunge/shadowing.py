@@ -18,6 +18,18 @@ def lab_of(case: Case) -> Lab:
     return case.lab
 
 
+def enough(shadows: int) -> None:
+    """Refuse a number of shadow models that leaves a record with fewer than two on a side.
+
+    Raises:
+        ValueError: Below four.
+    """
+    if shadows < 4:
+        raise ValueError(
+            f"expected at least 4 shadows, so that each record has 2 on either side, got {shadows}"
+        )
+
+
 def margins(subject: Subject, case: Case, sets: tuple[Data, ...], seed: int) -> Float[Tensor, " n"]:
     """Return log p - log(1 - p) of the right answer, of one set's records after another's."""
     task = case.request.task

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
+from expunge.core.view import View
 from expunge.data.streams import StreamData
 from expunge.data.tensors import TensorData
-from expunge.data.view import View
 from expunge.types import Data, each
 
 

@@ -19,12 +19,14 @@ from expunge.core.packed import (
     train_together,
 )
 from expunge.core.rng import generator
+from expunge.core.view import View
+from expunge.data.tensors import TensorData
 from expunge.models.convnet import ConvNet
 from expunge.models.given import Given
 from expunge.models.mlp import MLP
 from expunge.models.resnet import ResNet
 from expunge.tasks.categorical import Classification
-from expunge.types import Augment, Descent
+from expunge.types import Augment, Descent, Recipe
 
 COUNT = 3
 SEEDS = [11, 5, 8]
@@ -308,3 +310,23 @@ def test_a_vectorised_layer_keeps_single_precision_under_autocast():
     plain = stack(x)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(stack(x).float(), plain, rtol=0.1, atol=0.1)
+
+
+def test_views_of_one_pool_are_trained_as_their_copies_are():
+    draws = torch.Generator().manual_seed(5)
+    pixels = torch.randint(0, 256, (40, 1, 6, 6), generator=draws, dtype=torch.uint8)
+    images = TensorData(pixels, torch.arange(40) % 3)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2))
+    rows = [order[: len(images) // 2], order[len(images) // 2 :][: len(images) // 2]]
+    recipe = Recipe(
+        model=MLP(),
+        inputs=images.shape,
+        task=Classification(classes=1 + int(images.y.max())),
+        descent=Descent(lr=0.05, epochs=2, batch_size=7),
+    )
+    views = train_together(recipe, [View(images, r) for r in rows], [3, 4])
+    copies = train_together(recipe, [images.select(r) for r in rows], [3, 4])
+    for view, copied in zip(views, copies, strict=True):
+        pairs = zip(view.state_dict().values(), copied.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(views[0][-1].weight, views[1][-1].weight)

@@ -34,7 +34,7 @@ class Told(Lab):
         return Shadows(center(len(self.pool)) + 2.0 * member + NOISE * noise, member)
 
     def unlearned_shadows(self, count: int) -> Shadows:
-        return self.shadows(count).at(self._asked())
+        return self.shadows(count).at(self._asked)
 
 
 def center(n):
@@ -105,7 +105,7 @@ def test_members_and_strangers_are_judged_by_one_variance(case):
     case = told(case, trained=True)
     sets = case.request.forget, case.nonmembers
     target = torch.cat([case.unlearned.score(d, case.request.task, confidence, 0) for d in sets])
-    known = case.lab.shadows(8).at(case.lab._asked())
+    known = case.lab.shadows(8).at(case.lab._asked)
     whole = likelihood_ratio(target, *known, variance="fixed")
     answer = ask(LiRA(shadows=8), case)
     assert torch.equal(torch.cat(answer.records), whole)

@@ -21,7 +21,7 @@ from expunge.core.likelihood import Variance, likelihood_ratio
 from expunge.core.sides import Mode
 from expunge.lab import Needs
 from expunge.membership import membership
-from expunge.shadowing import margins, shadows_on
+from expunge.shadowing import enough, margins, shadows_on
 from expunge.subject import Access, Subject
 
 
@@ -55,11 +55,7 @@ class LiRA(Audit):
     variance: Variance = "auto"
 
     def __post_init__(self) -> None:
-        if self.shadows < 4:
-            raise ValueError(
-                "expected at least 4 shadows, so that each record has 2 on either side, got "
-                f"{self.shadows}"
-            )
+        enough(self.shadows)
 
     @property
     def needs(self) -> Needs:

@@ -23,7 +23,7 @@ from expunge.core.ratio import dominated, ratio
 from expunge.core.sides import Mode
 from expunge.lab import Needs
 from expunge.membership import membership
-from expunge.shadowing import margins, shadows_on
+from expunge.shadowing import enough, margins, shadows_on
 from expunge.subject import Access, Subject
 
 TIED = 0.5  # share of pairs that cannot be told apart, above which there is a warning
@@ -65,11 +65,7 @@ class RMIA(Audit):
     a: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.shadows < 4:
-            raise ValueError(
-                "expected at least 4 shadows, so that each record has 2 on either side, got "
-                f"{self.shadows}"
-            )
+        enough(self.shadows)
         if not (self.gamma > 0 and 0 <= self.a <= 1):
             raise ValueError(
                 f"expected gamma above 0 and a in [0, 1], got gamma={self.gamma} and a={self.a}"

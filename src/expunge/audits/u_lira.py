@@ -21,7 +21,7 @@ from expunge.audit import Answer, Audit, AuditCard, Case
 from expunge.core.likelihood import Variance, likelihood_ratio
 from expunge.lab import Needs
 from expunge.membership import membership
-from expunge.shadowing import lab_of, margins
+from expunge.shadowing import enough, lab_of, margins
 from expunge.subject import Access, Subject
 
 
@@ -50,11 +50,7 @@ class ULiRA(Audit):
     variance: Variance = "auto"
 
     def __post_init__(self) -> None:
-        if self.shadows < 4:
-            raise ValueError(
-                "expected at least 4 shadows, so that each record has 2 on either side, got "
-                f"{self.shadows}"
-            )
+        enough(self.shadows)
 
     @property
     def needs(self) -> Needs:

@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from expunge.core import rng
 from expunge.core.descent import Diverged, Pass, descend
 from expunge.core.state import Norms, lay_out
-from expunge.types import Batch, Data, Descent, Inputs, Recipe, Task, each
+from expunge.core.view import View
+from expunge.types import Augment, Batch, Data, Descent, Inputs, Recipe, Task, each
 
 # Layers that treat every channel alike, or by numbers of its own.
 PER_CHANNEL = (
@@ -181,8 +182,34 @@ class Abreast(Recipe):
     def shuffled(self, data: Data, size: int, rng: torch.Generator) -> Iterator[Batch]:
         """Yield one pass over the members' own records, whatever `data` and `rng` are."""
         del data, rng
+        pool = _pool(self.members)
+        drawn = self.augment != Augment() or type(self.task).pose is not Task.pose
+        if pool is not None and not drawn:
+            yield from self._gathered(pool, size)
+            return
         passes = [Recipe.shuffled(self, m.data, size, m.draws) for m in self.members]
         yield from map(_joined, zip(*passes, strict=True))
+
+    def _gathered(self, pool: Data, size: int) -> Iterator[Batch]:
+        """Yield the same, read from what all have in common, all members' records at once."""
+        first = self.members[0].data
+        rows = torch.stack(
+            [
+                cast(View, m.data).rows[torch.randperm(len(first), generator=m.draws)]
+                for m in self.members
+            ]
+        )
+        count = first.steps(size)
+        for step in range(count):
+            end = len(first) if step == count - 1 else (step + 1) * size
+            yield pool.take(rows[:, step * size : end].flatten())
+
+
+def _pool(members: Sequence[Member]) -> Data | None:
+    """Return the data set that all members' records are views of, if there is one."""
+    views = [member.data for member in members if isinstance(member.data, View)]
+    first = views[0].data if len(views) == len(members) else None
+    return first if all(view.data is first for view in views) else None
 
 
 def chain(network: nn.Module) -> dict[str, nn.Module] | None:

@@ -36,6 +36,31 @@ class Forget(Settings, ABC):
         del sets
 
 
+def not_both(count: int | None, fraction: float | None) -> None:
+    """Refuse a number and a share of records at once.
+
+    Raises:
+        ValueError: Where both are given.
+    """
+    if count is not None and fraction is not None:
+        raise ValueError(f"expected count or fraction, got both ({count} and {fraction}); drop one")
+
+
+def how_many(count: int | None, fraction: float | None, n: int) -> int:
+    """Return how many of `n` records are to be forgotten; a tenth where nothing is said.
+
+    Raises:
+        ValueError: For none or all of them.
+    """
+    wanted = round((0.1 if fraction is None else fraction) * n) if count is None else count
+    if not 0 < wanted < n:
+        raise ValueError(
+            f"expected to forget between 1 and {n - 1} of {n} training records, got {wanted}; "
+            "change count or fraction"
+        )
+    return wanted
+
+
 @dataclass(frozen=True, kw_only=True)
 class AtRandom(Forget):
     """Forget records drawn at random.
@@ -53,20 +78,11 @@ class AtRandom(Forget):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.fraction is not None:
-            raise ValueError(
-                f"expected count or fraction, got both ({self.count} and {self.fraction}); drop one"
-            )
+        not_both(self.count, self.fraction)
 
     def choose(self, sets: Sets) -> Int[Tensor, " f"]:
         n = len(sets.train)
-        fraction = 0.1 if self.fraction is None else self.fraction
-        count = round(fraction * n) if self.count is None else self.count
-        if not 0 < count < n:
-            raise ValueError(
-                f"expected to forget between 1 and {n - 1} of {n} training records, got {count}; "
-                "change count or fraction"
-            )
+        count = how_many(self.count, self.fraction, n)
         return torch.randperm(n, generator=generator(self.seed, "split"))[:count].sort().values
 
 

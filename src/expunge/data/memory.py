@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from expunge.data.forget import Forget
+from expunge.data.forget import Forget, how_many, not_both
 from expunge.pool import Shadows
 from expunge.types import Card, Sets
 
@@ -61,10 +61,7 @@ class ByMemory(Forget):
     shadows: int = 16
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.fraction is not None:
-            raise ValueError(
-                f"expected count or fraction, got both ({self.count} and {self.fraction}); drop one"
-            )
+        not_both(self.count, self.fraction)
         if self.shadows < 4:
             raise ValueError(
                 f"expected at least 4 shadows, got {self.shadows}: each record needs two models "
@@ -104,13 +101,7 @@ class Graded(ByMemory):
 
     def choose(self, sets: Sets) -> Int[Tensor, " f"]:
         n = len(sets.train)
-        fraction = 0.1 if self.fraction is None else self.fraction
-        count = round(fraction * n) if self.count is None else self.count
-        if not 0 < count < n:
-            raise ValueError(
-                f"expected to forget between 1 and {n - 1} of {n} training records, got {count}; "
-                "change count or fraction"
-            )
+        count = how_many(self.count, self.fraction, n)
         return self.score[:n].argsort(descending=True, stable=True)[:count].sort().values
 
     def alike(self, sets: Sets) -> Int[Tensor, " k"]:
