@@ -204,12 +204,13 @@ def test_the_most_memorised_are_forgotten_and_compared_with_their_like():
     member = torch.stack([pool.half(number) for number in range(4)])
     gain = torch.zeros(80)
     gain[[5, 11, 17]] = 6.0  # memorised
-    gain[[62, 70]] = 7.0  # would be
+    gain[[61, 64, 70]] = 7.0  # would be, of class 2; records of another are second to none
     shadows = Shadows(member * gain - 3.0, member)
     sets = Sets(train_set, test_set)
     graded = ByMemory(count=3, shadows=4).seeing(shadows, torch.arange(10, 30))
     assert graded.choose(sets).tolist() == [5, 11, 17]
-    assert graded.alike(sets).tolist() == [12, 20]
+    assert train_set.y[[5, 11, 17]].tolist() == test_set.y[[11, 14, 20]].tolist() == [2, 2, 2]
+    assert graded.alike(sets).tolist() == [11, 14, 20]
     least = ByMemory(grade="least", count=57, shadows=4).seeing(shadows, torch.arange(10, 30))
     assert not {5, 11, 17}.intersection(least.choose(sets).tolist())
     assert key(graded) == key(ByMemory(count=3, shadows=4))

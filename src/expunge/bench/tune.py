@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-import torch
-
 from expunge.bench import stages
 from expunge.bench.apart import Apart
 from expunge.bench.groups import frozen, labels
@@ -26,7 +24,7 @@ from expunge.bench.spec import Spec
 from expunge.bench.stages import Bench, Pretrained, Stage
 from expunge.bench.store import Artifact, Store
 from expunge.bench.traces import looked
-from expunge.bench.workers import Alone, Crew, Facts, Processes
+from expunge.bench.workers import Alone, Crew, Facts, Processes, spread
 from expunge.config import plain, suggest
 from expunge.core.cost import Cost, Meter
 from expunge.core.descent import Diverged
@@ -343,9 +341,7 @@ class Hire:
     device: str
 
     def __call__(self, number: int) -> Room:
-        device = self.device
-        if device == "cuda" and torch.cuda.device_count() > 1:
-            device = f"cuda:{number % torch.cuda.device_count()}"
+        device = spread(self.device, number)
         return Room(withheld(self.spec, device), Bench(Store(self.root)))
 
 

@@ -25,6 +25,13 @@ Facts = Mapping[str, Json]
 Fulfil = Callable[[Any], Facts]
 
 
+def spread(device: str, number: int) -> str:
+    """Return the device of a worker: several GPUs are dealt out in turn."""
+    if device == "cuda" and torch.cuda.device_count() > 1:
+        return f"cuda:{number % torch.cuda.device_count()}"
+    return device
+
+
 class Crew(ABC):
     """Who fulfils orders, for as long as a `with` block lasts."""
 

@@ -30,6 +30,7 @@ class Run:
         store: Where models and findings are kept.
         data_root: Folder to look for data sets in before any download.
         device: cpu, cuda or mps.
+        jobs: How many processes compute side by side.
         plan: Print what would be computed, what is cached and what the rest would
             take, and stop.
         json: Print JSON on standard output.
@@ -40,6 +41,7 @@ class Run:
     store: Path = Path("runs/store")
     data_root: MaybePath = None
     device: str = "cpu"
+    jobs: int = 1
     plan: Switch = False
     json: Switch = False
 
@@ -47,14 +49,27 @@ class Run:
         from expunge.bench import spec
         from expunge.bench.store import Store
 
+        if self.jobs < 1:
+            raise ValueError(f"expected --jobs >= 1, got {self.jobs}")
         look_in(self.data_root)
         wanted = spec.read(self.spec)
         if not self.plan:
             out = self.out or Path("runs") / wanted.name
-            return computing(wanted, out, self.store, device=self.device, as_json=self.json)
+            begun = computing(wanted, out, self.store, device=self.device, as_json=self.json)
+            return begun if self.jobs == 1 else lambda: self._ahead(wanted) or begun()
         store = Store(self.store)
         cells = expanded(wanted, self.device, store)
         return lambda: planned(cells, store, as_json=self.json)
+
+    def _ahead(self, spec: "Spec") -> int:
+        """Compute the stages in several processes; what follows finds them in the store."""
+        from expunge.bench.side_by_side import ahead
+        from expunge.bench.store import Store
+        from expunge.cli.console import progress
+
+        with progress(quiet=self.json) as board:
+            ahead(spec, Store(self.store), self.jobs, self.device, board.listen)
+        return 0
 
 
 def expanded(spec: "Spec", device: str, store: "Store") -> "list[Cell] | Unready":

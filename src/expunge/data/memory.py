@@ -105,11 +105,20 @@ class Graded(ByMemory):
         return self.score[:n].argsort(descending=True, stable=True)[:count].sort().values
 
     def alike(self, sets: Sets) -> Int[Tensor, " k"]:
-        """Return held-out records graded at least as high as the last one to forget.
+        """Return held-out records graded high, of every class in the forget set's proportion.
 
-        Where they are few, the highest tenth of them.
+        As many as are graded no lower than the last record to forget, or a tenth of all where
+        that is more; of each class the highest.
         """
         held = self.score[len(sets.train) :][: len(self.test)]
-        edge = self.score[self.choose(sets)].min()
-        enough = max(int((held >= edge).sum()), round(len(held) / 10), 1)
-        return self.test[held.argsort(descending=True, stable=True)[:enough]].sort().values
+        chosen = self.choose(sets)
+        enough = max(int((held >= self.score[chosen].min()).sum()), len(held) // 10, 1)
+        order = held.argsort(descending=True, stable=True)
+        y, there = sets.train.y.cpu()[chosen], sets.test.y.cpu()[self.test]
+        if y.dim() != 1:
+            return self.test[order[:enough]].sort().values
+        rows = []
+        for label, goal in zip(*y.unique(return_counts=True), strict=True):
+            quota = max(1, round(enough * int(goal) / len(y)))
+            rows.append(order[there[order] == label][:quota])
+        return self.test[torch.cat(rows)].sort().values
