@@ -82,14 +82,15 @@ class RMIA(Audit):
         forget, others, population = ratios.split([len(data) for data in sets])
         inside, outside = (dominated(x, population, self.gamma) for x in (forget, others))
         answer = membership(inside, outside, case.request.forget)
-        if (share := tied(inside, outside)) > TIED:
-            answer = replace(answer, warnings=(*answer.warnings, _warning(share, self.gamma)))
-        return answer
+        share = tied(inside, outside)
+        if share > TIED:
+            answer = replace(answer, warnings=(*answer.warnings, _warning(self.gamma)))
+        return answer.plus({"tied": share})
 
 
-def _warning(share: float, gamma: float) -> str:
+def _warning(gamma: float) -> str:
     return (
-        f"in {share:.0%} of the pairs of a forget record and one never trained on both have the "
-        f"same score, which hides what sets them apart; lower gamma, which is {gamma:g}, or hold "
+        f"in more than {TIED:.0%} of the pairs of a forget record and one never trained on both "
+        f"have the same score, which hides what sets them apart; lower gamma, which is {gamma:g}, or hold "
         "out more records"
     )
