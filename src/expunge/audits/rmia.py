@@ -91,6 +91,6 @@ class RMIA(Audit):
 def _warning(gamma: float) -> str:
     return (
         f"in more than {TIED:.0%} of the pairs of a forget record and one never trained on both "
-        f"have the same score, which hides what sets them apart; lower gamma, which is {gamma:g}, or hold "
-        "out more records"
+        f"have the same score, which hides what sets them apart; lower gamma, which is {gamma:g}, "
+        "or hold out more records"
     )
