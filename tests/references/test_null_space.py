@@ -380,3 +380,18 @@ def test_the_samples_are_drawn_by_the_seed():
     few = dataclasses.replace(METHOD, samples=3)
     first, second = (few(model, asked, seed=seed).model[0].weight for seed in (0, 1))
     assert not torch.equal(first, second)
+
+
+def test_where_divide_and_conquer_fails_qr_iteration_takes_over(monkeypatch):
+    inputs = torch.randn(50, 6, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    inputs[:, 4:] = 0
+    wanted = null_space(inputs.T @ inputs, 0.9)
+
+    def fails(_):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    found = null_space(inputs.T @ inputs, 0.9)
+    assert (found.rank, found.inputs) == (wanted.rank, wanted.inputs)
+    weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found(weight), wanted(weight))

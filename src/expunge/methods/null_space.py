@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import scipy.linalg
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def null_space(covariance: Float[Tensor, "width width"], energy: float) -> Proje
         energy: Share of the inputs' squared length, in (0, 1]; of 1, directions in which
             there is nothing but round-off stay free.
     """
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = _eigh(covariance)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     width = len(values)
     noise = width * torch.finfo(values.dtype).eps * values[0]
@@ -83,6 +84,21 @@ def null_space(covariance: Float[Tensor, "width width"], energy: float) -> Proje
     inputs = 2 * rank <= width
     basis = vectors[:, :rank] if inputs else vectors[:, rank:]
     return Projection(basis.float(), inputs, rank)
+
+
+def _eigh(matrix: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, rising, and eigenvectors of a symmetric matrix.
+
+    Divide and conquer is fast, and now and then fails where many eigenvalues are equal, as
+    those of dead channels are; QR iteration does not.
+    """
+    try:
+        return torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] documented
+        log.warning("an eigen-decomposition did not converge; taking the slower QR iteration")
+        found = scipy.linalg.eigh(matrix.cpu().numpy(), driver="ev")
+        values, vectors = (torch.from_numpy(part).to(matrix) for part in found)
+        return values, vectors
 
 
 def forgotten(y: Int[Tensor, "n *positions"], classes: int) -> Int[Tensor, " k"] | None:
