@@ -1,5 +1,6 @@
 """Further models for the audits that need them, by exactly the target's recipe."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from expunge.config import key, plain
 from expunge.core import packed
 from expunge.core.cost import metered
-from expunge.core.descent import train
+from expunge.core.descent import Diverged, train
 from expunge.core.losses import confidence
 from expunge.core.rng import derive, fenced, generator
 from expunge.core.view import View
@@ -20,6 +21,8 @@ from expunge.data.strata import matched
 from expunge.pool import Kept, Pool, Shadows
 from expunge.subject import Refused, WhiteBox
 from expunge.types import Data, Json, Recipe, Request
+
+log = logging.getLogger(__name__)
 
 Make = Callable[[], Mapping[str, Tensor]]
 
@@ -267,16 +270,25 @@ class Lab:
         """Return what shadow models say that unlearned their part of what is asked about.
 
         Their answers are on the forget set and then on the non-members, which both are treated
-        alike: a shadow unlearns those of them that it was trained on.
+        alike: a shadow unlearns those of them that it was trained on. Shadows that diverge as
+        they unlearn are left out.
         """
         self.check_recipe()
-        rows = [
-            self.keep(self.about_unlearned(i), lambda i=i: {"margin": self.unlearn_shadow(i)})
-            for i in range(count)
-        ]
-        halves = [self.pool.half(i)[self._asked] for i in range(count)]
-        shadows = Shadows(torch.stack([row["margin"] for row in rows]), torch.stack(halves))
+        rows: dict[int, Tensor] = {}
+        for number in range(count):
+            try:
+                rows[number] = self._unlearned(number)
+            except Diverged as error:
+                log.warning("shadow model %d is left out: %s", number, error)
+        if not rows:
+            raise Diverged(f"all {count} shadow models diverged as they unlearned")
+        halves = [self.pool.half(number)[self._asked] for number in rows]
+        shadows = Shadows(torch.stack(list(rows.values())), torch.stack(halves))
         return shadows.finite()
+
+    def _unlearned(self, number: int) -> Float[Tensor, " asked"]:
+        about = self.about_unlearned(number)
+        return self.keep(about, lambda: {"margin": self.unlearn_shadow(number)})["margin"]
 
     def about_unlearned(self, number: int) -> Json:
         """Return what the margins of a shadow model that unlearned depend on."""

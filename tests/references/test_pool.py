@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.config import key
-from expunge.core.descent import train
+from expunge.core.descent import Diverged, train
 from expunge.core.losses import confidence
 from expunge.core.rng import derive
 from expunge.data.memory import ByMemory, left_out, memorisation
@@ -218,3 +218,27 @@ def test_the_most_memorised_are_forgotten_and_compared_with_their_like():
         ByMemory(count=3).choose(sets)
     with pytest.raises(ValueError, match="between 1 and 59"):
         ByMemory(count=60).seeing(shadows, torch.arange(10, 30)).choose(sets)
+
+
+def test_a_shadow_that_diverges_as_it_unlearns_is_left_out(blobs):
+    def fails_once(request, whole, number):
+        if number == 1:
+            raise Diverged("the loss was nan")
+        return train(request.recipe, whole, number)
+
+    def lab(shadow):
+        again = Repeat("x", lambda _: blobs.original, shadow, "nothing")
+        return Lab(request=blobs.request, test=blobs.test, seed=3, unlearn=again)
+
+    shadows = lab(fails_once).unlearned_shadows(3)
+    assert len(shadows.margin) == len(shadows.member) == 2
+    whole = lab(lambda request, whole, number: train(request.recipe, whole, number))
+    kept = whole.unlearned_shadows(3)
+    assert torch.equal(shadows.margin, kept.margin[[0, 2]])
+    assert torch.equal(shadows.member, kept.member[[0, 2]])
+
+    def fails(*_):
+        raise Diverged("the loss was nan")
+
+    with pytest.raises(Diverged, match="all 3 shadow models"):
+        lab(fails).unlearned_shadows(3)

@@ -15,7 +15,7 @@ Departures from the paper:
        original need not score higher than what was unlearned: it is like neither side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from expunge.audit import Answer, Audit, AuditCard, Case
 from expunge.core.likelihood import Variance, likelihood_ratio
@@ -62,4 +62,11 @@ class ULiRA(Audit):
         known = lab_of(case).unlearned_shadows(self.shadows)
         scores = likelihood_ratio(target, *known, variance=self.variance)
         inside, outside = scores.split([len(data) for data in sets])
-        return membership(inside, outside, case.request.forget)
+        answer = membership(inside, outside, case.request.forget)
+        lost = self.shadows - len(known.margin)
+        if lost:
+            told = (
+                f"{lost} of {self.shadows} shadow models diverged as they unlearned; the rest count"
+            )
+            answer = replace(answer, warnings=(*answer.warnings, told))
+        return answer
