@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from expunge.config import key, plain
@@ -280,9 +280,12 @@ class Lab:
                 rows[number] = self._unlearned(number)
             except Diverged as error:
                 log.warning("shadow model %d is left out: %s", number, error)
-        if not rows:
-            raise Diverged(f"all {count} shadow models diverged as they unlearned")
         halves = [self.pool.half(number)[self._asked] for number in rows]
+        if len(rows) < count and _thin(halves):
+            raise Diverged(
+                f"{count - len(rows)} of {count} shadow models diverged as they unlearned, which "
+                "leaves some record with fewer than two on a side; lower the method's learning rate"
+            )
         shadows = Shadows(torch.stack(list(rows.values())), torch.stack(halves))
         return shadows.finite()
 
@@ -334,6 +337,14 @@ class Lab:
             else:
                 raise ValueError("expected a lab that can unlearn again; give it `unlearn`")
         return WhiteBox(net, cost=bill.cost)
+
+
+def _thin(halves: Sequence[Bool[Tensor, " asked"]]) -> bool:
+    """Return whether some record has fewer than two models that saw it, or that did not."""
+    if not halves:
+        return True
+    saw = torch.stack(list(halves)).sum(0)
+    return bool((saw < 2).any() or (len(halves) - saw < 2).any())
 
 
 def beside(request: Request, others: Data) -> Data:
