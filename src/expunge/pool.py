@@ -151,10 +151,10 @@ class Shadows(NamedTuple):
         sizes = int(self.member[0].sum()), int((~self.member[0]).sum())
         chance = stats.auc_by_chance([sizes])
         typical = float(torch.tensor(apart).median())
-        if not chance.excludes(typical):
-            return self  # models that remember nothing give no hold on which half they had
+        # Six standard errors: models that remember little differ by a few of them by chance.
+        least = typical - 3 * (chance.value - (chance.low or 0.0))
         for number, auc in enumerate(apart):
-            if auc < (typical + 0.5) / 2:
+            if auc < least and not chance.excludes(auc):
                 raise Refused(
                     f"shadow model {number} tells its half of the pool from the other with an AUC "
                     f"of {auc:.3f}, where others reach {typical:.3f}; it is probably stale, of "

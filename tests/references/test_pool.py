@@ -150,8 +150,9 @@ def test_a_stale_shadow_is_caught():
         Shadows(margin, shadows.member).checked()
 
 
-def test_shadows_that_remember_nothing_are_not_called_stale():
-    shadows = made_up(gain=0.0)
+@pytest.mark.parametrize("gain", [0.0, 0.1, 0.2, 0.3])
+def test_shadows_that_remember_little_are_not_called_stale(gain):
+    shadows = made_up(models=32, gain=gain)
     assert shadows.checked() is shadows
 
 
