@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean
@@ -100,17 +100,14 @@ class Case:
         rest = self.retrained[:index] + self.retrained[index + 1 :]
         case = replace(self, retrained=rest)
         case.__dict__["nonmembers"] = self.nonmembers  # one draw, and one set of answers
-        case.__dict__["about"] = self.about
         return case
 
     @cached_property
-    def about(self) -> dict[str, Json]:
-        """Plain data on which answers depend besides the models."""
-        request = self.request
-        sets = {"retain": request.retain, "forget": request.forget, "val": request.val}
-        sets |= {"nonmembers": self.nonmembers, "test": self.test}
-        digests = {name: data.digest for name, data in sets.items()}
-        return {"recipe": plain(request.recipe), "sets": digests}
+    def place(self) -> tuple[Hashable, ...]:
+        """On what answers depend besides the models: the very records, the recipe, the shelf."""
+        request, shelf = self.request, self.lab and self.lab.shelf
+        sets = (request.retain, request.forget, request.val, request.nonmembers)
+        return (*sets, self.test, self.alike, key(request.recipe), shelf)
 
     @cached_property
     def nonmembers(self) -> Data:
@@ -480,11 +477,14 @@ class Audit(Settings, ABC):
         self.check(case)
 
         def ask(subject: Subject, case: Case) -> Answer:
-            place = (key({"audit": self, "seed": seed} | case.about), case.lab and case.lab.shelf)
-            if not self.card.alone or place not in subject.answers:
-                with rng.fenced(seed):
-                    subject.answers[place] = self.ask(subject, case, seed)
-            return subject.answers[place]
+            place = (key(self), seed, *case.place) if self.card.alone else None
+            if place in subject.answers:
+                return subject.answers[place]
+            with rng.fenced(seed):
+                answer = self.ask(subject, case, seed)
+            if place is not None:
+                subject.answers[place] = answer
+            return answer
 
         single = self.card.peers and len(case.retrained) == 1
         controls = () if single else case.retrained
