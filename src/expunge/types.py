@@ -503,8 +503,11 @@ class Sets(NamedTuple):
         classes: Names of the classes, in order; empty where there are none.
         ids: A name for each training record; empty where its position is its name.
         groups: Further columns of the training records, to choose a forget set by.
-        planted: Held-out records that were altered as some of the training records were, only to
-            be compared with those; None where there are none.
+        planted: Held-out records of the kind of some of the training records that no held-out
+            record of the data set is of: altered as those were, or from elsewhere as those are.
+            None where there are none.
+        shown: How many of `planted`, the first ones, methods may take for records never trained
+            on; audits compare with the others.
     """
 
     train: Data
@@ -513,6 +516,7 @@ class Sets(NamedTuple):
     ids: tuple[str, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = {}
     planted: Data | None = None
+    shown: int = 0
 
 
 class Source(Settings, ABC):

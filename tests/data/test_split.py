@@ -15,6 +15,7 @@ from expunge.data.split import (
     OfClass,
     OfGroup,
     Parts,
+    comparable,
     divide,
     matched,
     request,
@@ -176,3 +177,26 @@ def test_too_few_held_out_records_are_refused(sets: Sets) -> None:
     few = sets._replace(test=sets.test.select(torch.arange(2)))
     with pytest.raises(ValueError, match="2 held-out records leave none for val"):
         divide(few, AtRandom(count=3), Holdout())
+
+
+def test_methods_are_shown_planted_records_and_audits_get_the_others(sets: Sets) -> None:
+    class Strangers(AtRandom):
+        def alike(self, sets: Sets) -> torch.Tensor:
+            return 40 + torch.arange(6)
+
+        def shown(self, sets: Sets) -> torch.Tensor:
+            return 40 + torch.arange(sets.shown)
+
+    planted = TensorData(100 + torch.arange(6).float()[:, None], torch.zeros(6).long())
+    sets = sets._replace(planted=planted, shown=4)
+    parts = divide(sets, Strangers(count=7), Holdout())
+    assert parts.shown is not None
+    recipe = object()
+    posed = request(sets, parts, recipe)  # pyright: ignore[reportArgumentType]
+    assert posed.nonmembers.take(torch.arange(4)).x[:, 0].tolist() == [100, 101, 102, 103]
+    others = comparable(sets, parts)
+    assert others is not None
+    assert others.take(torch.arange(2)).x[:, 0].tolist() == [104, 105]
+    ordinary = request(sets, divide(sets, AtRandom(count=7), Holdout()), recipe)  # pyright: ignore
+    assert len(ordinary.nonmembers) == len(parts.nonmembers)
+    assert int(ordinary.nonmembers.y.max()) > 0

@@ -35,6 +35,13 @@ class Forget(Settings, ABC):
         """
         del sets
 
+    def shown(self, sets: Sets) -> Int[Tensor, " m"] | None:
+        """Return which held-out records of its kind methods are shown; None: ordinary ones.
+
+        Positions are counted as those of `alike` are.
+        """
+        del sets
+
 
 def not_both(count: int | None, fraction: float | None) -> None:
     """Refuse a number and a share of records at once.

@@ -74,9 +74,10 @@ class Parts:
         val: Held-out records for early stopping.
         nonmembers: Held-out records that methods may take for never trained on.
         test: The other held-out records.
+        shown: Records that methods are shown in the place of `nonmembers`, of the forget set's
+            kind; planted ones are counted on from the last held-out record. None: no others.
         alike: Records that audits compare with the forget set: those of `test` that are of its
-            kind, and planted ones, which are counted on from the last held-out record; None
-            where all of `test` are, and no others.
+            kind, and planted ones, counted likewise; None where all of `test` are, and no others.
     """
 
     retain: Int[Tensor, " r"]
@@ -84,6 +85,7 @@ class Parts:
     val: Int[Tensor, " v"]
     nonmembers: Int[Tensor, " m"]
     test: Int[Tensor, " t"]
+    shown: Int[Tensor, " s"] | None = None
     alike: Int[Tensor, " k"] | None = None
 
     @cached_property
@@ -123,11 +125,12 @@ def divide(sets: Sets, forget: Forget, holdout: Holdout) -> Parts:
             "train on other data instead"
         )
     cut = holdout.cut(sets.test)
-    alike = _compared(forget, sets, cut["test"])
-    return Parts(retain=rest(chosen, n), forget=chosen, alike=alike, **cut)
+    shown = forget.shown(sets)
+    alike = _compared(forget, sets, cut["test"], shown)
+    return Parts(retain=rest(chosen, n), forget=chosen, shown=shown, alike=alike, **cut)
 
 
-def _compared(forget: Forget, sets: Sets, test: Tensor) -> Tensor | None:
+def _compared(forget: Forget, sets: Sets, test: Tensor, shown: Tensor | None) -> Tensor | None:
     """Return the records to compare with, without those that a method is shown.
 
     Raises:
@@ -137,6 +140,8 @@ def _compared(forget: Forget, sets: Sets, test: Tensor) -> Tensor | None:
     if alike is None:
         return None
     unshown = torch.isin(alike, test) | (alike >= len(sets.test))
+    if shown is not None:
+        unshown &= ~torch.isin(alike, shown)
     if not unshown.any():
         raise ValueError(
             f"of {len(alike)} held-out records like those that '{forget.card.name}' forgets, none "
@@ -151,7 +156,7 @@ def request(sets: Sets, parts: Parts, recipe: Recipe) -> Request:
         retain=sets.train.select(parts.retain),
         forget=sets.train.select(parts.forget),
         val=sets.test.select(parts.val),
-        nonmembers=sets.test.select(parts.nonmembers),
+        nonmembers=_held(sets).select(parts.nonmembers if parts.shown is None else parts.shown),
         recipe=recipe,
     )
 
@@ -163,7 +168,9 @@ def unseen(sets: Sets, parts: Parts) -> Data:
 
 def comparable(sets: Sets, parts: Parts) -> Data | None:
     """Return the unseen records of the forget set's kind; None where all unseen ones are."""
-    if parts.alike is None:
-        return None
-    held = sets.test if sets.planted is None else sets.test.join(sets.planted)
-    return held.select(parts.alike)
+    return None if parts.alike is None else _held(sets).select(parts.alike)
+
+
+def _held(sets: Sets) -> Data:
+    """Return the held-out records, and after them the planted ones."""
+    return sets.test if sets.planted is None else sets.test.join(sets.planted)
