@@ -23,7 +23,9 @@ from expunge.data.split import (
 )
 from expunge.data.strata import draw, thinned
 from expunge.data.tensors import TensorData
-from expunge.types import Descent, Sets
+from expunge.models.linear import Linear
+from expunge.tasks.categorical import Classification
+from expunge.types import Descent, Recipe, Sets
 
 
 def labelled(y: list[int]) -> TensorData:
@@ -187,16 +189,19 @@ def test_methods_are_shown_planted_records_and_audits_get_the_others(sets: Sets)
         def shown(self, sets: Sets) -> torch.Tensor:
             return 40 + torch.arange(sets.shown)
 
-    planted = TensorData(100 + torch.arange(6).float()[:, None], torch.zeros(6).long())
+    x = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 3, 6, 5)
+    planted = TensorData(x.contiguous(), torch.zeros(6).long())
     sets = sets._replace(planted=planted, shown=4)
     parts = divide(sets, Strangers(count=7), Holdout())
     assert parts.shown is not None
-    recipe = object()
-    posed = request(sets, parts, recipe)  # pyright: ignore[reportArgumentType]
-    assert posed.nonmembers.take(torch.arange(4)).x[:, 0].tolist() == [100, 101, 102, 103]
+    recipe = Recipe(
+        model=Linear(), inputs=(3, 6, 5), task=Classification(classes=4), descent=Descent()
+    )
+    posed = request(sets, parts, recipe)
+    assert posed.nonmembers.read(torch.arange(4)).x[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     others = comparable(sets, parts)
     assert others is not None
-    assert others.take(torch.arange(2)).x[:, 0].tolist() == [104, 105]
-    ordinary = request(sets, divide(sets, AtRandom(count=7), Holdout()), recipe)  # pyright: ignore
+    assert others.read(torch.arange(2)).x[:, 0, 0, 0].tolist() == [4, 5]
+    ordinary = request(sets, divide(sets, AtRandom(count=7), Holdout()), recipe)
     assert len(ordinary.nonmembers) == len(parts.nonmembers)
     assert int(ordinary.nonmembers.y.max()) > 0
