@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from expunge.bench.folded import unfold
+
 SCHEMA = 1
 
 Record = Mapping[str, Any]
@@ -41,10 +43,11 @@ def read(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     paths = [Path(path) for path in paths]
     found: dict[object, dict[str, Any]] = {}
     for file in (file for path in paths for file in _files(path)):
-        lines = _text(file).splitlines()
+        lines, whole = _text(file).splitlines(), dict[str, Any]()
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                record = parse(line, f"{file}, line {number}")
+                where = f"{file}, line {number}"
+                record = unfold(parse(line, where), whole, where)
                 # A model that was brought along, not made by a stage, has no key.
                 found[record["key"] or (file, number)] = record
     if not found:

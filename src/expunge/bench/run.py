@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from expunge.bench import judging, stages
 from expunge.bench.check import applicable, check, stand_in
+from expunge.bench.folded import fold
 from expunge.bench.problem import Pretraining, Problem, on_device, pose
 from expunge.bench.record import record
 from expunge.bench.spec import Spec
@@ -226,8 +227,8 @@ def walk(
     store.sweep()
     bench, total = Bench(store), len(order(cells))
     keep_splits(cells, folder)
-    done: set[str] = set()
-    records: list[Json] = []
+    done, seen = set[str](), set[str]()
+    records, lines = list[Json](), list[str]()
     for cell, before in zip(cells, [None, *cells], strict=False):
         if before is None or before.problem is not cell.problem:
             bench.clear()
@@ -239,7 +240,8 @@ def walk(
         if cell.trace is not None:
             found = {**found, "curve": curve(bench.result(cell.trace))}
         records.append(record(name, cell.problem, cell.method, cell.seed, found, cell.stage.key))
-        write_text(folder / "records.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+        lines.append(json.dumps(fold(records[-1], seen)) + "\n")
+        write_text(folder / "records.jsonl", "".join(lines))
     return records
 
 
