@@ -50,6 +50,15 @@ class Settings:
         return core_schema.no_info_plain_validator_function(named)
 
 
+def later(default: Any) -> Any:
+    """Return a field that a settings class was given after records of it had been made.
+
+    It is part of plain data and keys only where it differs from its default, so that older
+    keys stand.
+    """
+    return field(default=default, metadata={"later": True})
+
+
 NAMED: dict[type, Callable[[Any], object]] = {}
 """What builds each base class's settings from a table; the registry fills it."""
 
@@ -321,7 +330,15 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def losses(self, outputs: Tensor, y: Tensor) -> Float[Tensor, " n"]:
-        """Return each record's loss, differentiable in `outputs`."""
+        """Return each record's loss, differentiable in `outputs`.
+
+        It is what audits ask for: of a classifier the negative log-likelihood of its
+        posteriors, whatever it was trained by.
+        """
+
+    def training_losses(self, outputs: Tensor, y: Tensor) -> Float[Tensor, " n"]:
+        """Return each record's loss as training has it: the same, but for a hinge."""
+        return self.losses(outputs, y)
 
     @abstractmethod
     def divergence(
@@ -367,16 +384,21 @@ class Task(Settings, ABC):
         del y
 
     def loss(self, model: Model, batch: Batch) -> Float[Tensor, ""]:
-        """Return the batch's mean loss, in single precision."""
-        losses = self.losses(model(batch.x).float(), batch.y)
+        """Return the batch's mean training loss, in single precision."""
+        losses = self.training_losses(model(batch.x).float(), batch.y)
         weights = self.weigh(batch.y)
         return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
 
 class Architecture(Settings, ABC):
-    """A network's shape; the weights come later."""
+    """A network's shape; the weights come later.
+
+    Attributes:
+        denoises: Whether its task is `denoising`, whatever the records' answers are.
+    """
 
     card: ClassVar[Card]
+    denoises: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:
@@ -386,6 +408,10 @@ class Architecture(Settings, ABC):
             inputs: Shape of one record's `x`.
             outputs: Width of the last layer.
         """
+
+    def adapt(self, task: Task) -> Task:
+        """Return the task as this network is trained for it: with its own loss, if it has one."""
+        return task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -508,6 +534,8 @@ class Sets(NamedTuple):
             None where there are none.
         shown: How many of `planted`, the first ones, methods may take for records never trained
             on; audits compare with the others.
+        unseen: Records of classes that no model is trained on, with numbers of their own, from 0;
+            None where none were withheld.
     """
 
     train: Data
@@ -517,6 +545,7 @@ class Sets(NamedTuple):
     groups: Mapping[str, tuple[str, ...]] = {}
     planted: Data | None = None
     shown: int = 0
+    unseen: Data | None = None
 
 
 class Source(Settings, ABC):

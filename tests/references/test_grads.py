@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.core import grads
-from expunge.core.grads import mean_gradient, squared_gradients
+from expunge.core.grads import absolute_gradients, mean_gradient, squared_gradients
 from expunge.models.convnet import ConvNet
 from expunge.models.denoiser import Denoiser
 from expunge.models.lstm import LSTM
@@ -194,7 +194,9 @@ def trained(make: Callable[[], nn.Module]) -> nn.Module:
     return model
 
 
-def by_loop(model: nn.Module, task: Task, batch: Batch) -> dict[str, Tensor]:
+def by_loop(
+    model: nn.Module, task: Task, batch: Batch, power: Callable[[Tensor], Tensor] = Tensor.square
+) -> dict[str, Tensor]:
     model.eval()
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for i in range(len(batch.y)):
@@ -203,7 +205,7 @@ def by_loop(model: nn.Module, task: Task, batch: Batch) -> dict[str, Tensor]:
         task.losses(model(one.x), one.y).sum().backward()
         for name, p in model.named_parameters():
             if p.grad is not None:
-                total[name] += p.grad.square() / len(batch.y)
+                total[name] += power(p.grad) / len(batch.y)
     model.zero_grad()
     return total
 
@@ -224,6 +226,29 @@ def test_the_fisher_is_the_loop_over_single_records(name: str) -> None:
     agree(squared_gradients(model, task, [batch()]), expected)
 
 
+@pytest.mark.parametrize("name", LAYERED | OTHERS)
+def test_the_mean_size_is_the_loop_over_single_records(name: str) -> None:
+    make, task, batch = (LAYERED | OTHERS)[name]
+    model = trained(make)
+    expected = by_loop(model, task, batch(), Tensor.abs)
+    found = absolute_gradients(model, task, [batch()])
+    agree(found, expected)
+    cancelled = mean_gradient(model, task, [batch()])
+    assert any(
+        float(part.sum()) > 1.5 * float(cancelled[k].abs().sum()) for k, part in found.items()
+    )
+
+
+def test_the_mean_size_is_of_the_loss_that_training_has() -> None:
+    task, model = Classification(classes=CLASSES, objective="hinge"), nn.Linear(6, CLASSES)
+    x, y, _ = batch = features()
+    margins = model(x).detach()
+    sign = 2 * F.one_hot(y, CLASSES) - 1
+    slope = -2 * sign * (1 - sign * margins).clamp(min=0)
+    expected = (slope[:, :, None] * x[:, None]).abs().mean(0)
+    torch.testing.assert_close(absolute_gradients(model, task, [batch])["weight"], expected)
+
+
 @pytest.mark.parametrize("name", LAYERED)
 def test_common_networks_need_one_backward(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grads, "_by_record", None)  # would raise if it were called
@@ -232,7 +257,7 @@ def test_common_networks_need_one_backward(name: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet18", "positions", "lstm"])
-@pytest.mark.parametrize("gradient", [squared_gradients, mean_gradient])
+@pytest.mark.parametrize("gradient", [squared_gradients, absolute_gradients, mean_gradient])
 def test_neither_batch_size_nor_order_matters(name: str, gradient: Callable) -> None:
     make, task, batch = (LAYERED | OTHERS)[name]
     model, whole = trained(make), batch()
@@ -250,7 +275,7 @@ def test_pieces_of_any_size_add_up(what: str, piece: int, monkeypatch: pytest.Mo
     agree(squared_gradients(model, CLASSIFY, [batch]), whole)
 
 
-@pytest.mark.parametrize("gradient", [squared_gradients, mean_gradient])
+@pytest.mark.parametrize("gradient", [squared_gradients, absolute_gradients, mean_gradient])
 def test_the_model_is_left_as_found(gradient: Callable) -> None:
     model = trained(lambda: ConvNet(width=4).build((3, 8, 8), CLASSES)).train()
     frozen = next(model.parameters()).requires_grad_(False)
@@ -274,7 +299,7 @@ def test_the_mean_gradient_is_that_of_the_training_loss() -> None:
     agree(mean_gradient(model, CLASSIFY, parts), expected)
 
 
-@pytest.mark.parametrize("gradient", [squared_gradients, mean_gradient])
+@pytest.mark.parametrize("gradient", [squared_gradients, absolute_gradients, mean_gradient])
 def test_no_records_is_an_error(gradient: Callable) -> None:
     with pytest.raises(ValueError, match="none; check the split"):
         gradient(trained(Twice), CLASSIFY, [])

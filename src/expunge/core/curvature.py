@@ -160,7 +160,7 @@ def _on_batch(
         return functional_call(model, dict(parameters), (batch.x,))
 
     def losses(outputs: Tensor) -> Tensor:
-        return task.losses(outputs, batch.y)
+        return task.training_losses(outputs, batch.y)
 
     with torch.no_grad():
         said, moved = jvp(outputs, (at,), (direction,))[:2]

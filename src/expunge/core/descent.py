@@ -132,7 +132,7 @@ def descend(
             if current.skip is not None and current.skip():
                 continue
             run = runs[current.descent or descent]
-            half = _half(model, run.descent, device)
+            half = half_precision(model, run.descent, device)
             if current.before is not None:
                 current.before()
             size = run.descent.batch_size
@@ -152,10 +152,15 @@ def descend(
                 f"the loss was {loss.item()} after round {number + 1} of {len(rounds)}; "
                 f"lower the learning rate ({_rates(runs)}) or the number of rounds"
             )
-        if watch is not None:
-            with paused(), rng.fenced(number), torch.no_grad():
-                watch(copy.deepcopy(model).eval(), number)
+        show(watch, model, number)
     model.zero_grad(set_to_none=True)
+
+
+def show(watch: Watch | None, model: nn.Module, number: int) -> None:
+    """Show a watcher, if there is one, a copy of the model after a round; nothing is changed."""
+    if watch is not None:
+        with paused(), rng.fenced(number), torch.no_grad():
+            watch(copy.deepcopy(model).eval(), number)
 
 
 def settle(
@@ -175,11 +180,40 @@ def train(recipe: Recipe, data: Data, seed: int, watch: Watch | None = None) -> 
     """Follow the recipe from scratch: how originals, controls and shadows are made."""
     with rng.fenced(rng.derive(seed, "weights")):
         model = recipe.fresh().to(data.y.device)
-        teach = Pass(data, lambda batch: recipe.task.loss(model, batch), "update")
-        rounds = [[teach]] * recipe.descent.epochs
-        draws = rng.generator(seed, "order")
-        descend(model, rounds, recipe.descent, recipe, draws, watch=watch)
+        teach(model, recipe, data, rng.generator(seed, "order"), watch=watch)
     return model.eval()
+
+
+def teach(
+    model: nn.Module,
+    recipe: Recipe,
+    data: Data,
+    draws: torch.Generator,
+    *,
+    watch: Watch | None = None,
+    note: Callable[[Batch], None] | None = None,
+    after: Callable[[float], None] | None = None,
+) -> None:
+    """Follow the recipe from where the model is, in place, with an optimiser of its own.
+
+    Args:
+        model: What is trained.
+        recipe: Its `descent` says for how many epochs, and how.
+        data: The records.
+        draws: Of the order, of augmentation and of poses.
+        watch: As of `descend`.
+        note: Shown each batch before its step.
+        after: Called after each step with its learning rate.
+    """
+
+    def objective(batch: Batch) -> Tensor:
+        if note is not None:
+            note(batch)
+        return recipe.task.loss(model, batch)
+
+    lesson = Pass(data, objective, "update", after=after)
+    rounds = [[lesson]] * recipe.descent.epochs
+    descend(model, rounds, recipe.descent, recipe, draws, watch=watch)
 
 
 def _runs(
@@ -234,7 +268,7 @@ def _laid_out(x: Inputs, layout: torch.memory_format) -> Inputs:
     return x if layout is torch.preserve_format else each(x, lay)
 
 
-def _half(model: nn.Module, descent: Descent, device: str) -> bool:
+def half_precision(model: nn.Module, descent: Descent, device: str) -> bool:
     """Return whether the forward pass runs in bf16: fp32 where that gains nothing."""
     if descent.precision != "auto":
         return descent.precision == "bf16"

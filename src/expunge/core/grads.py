@@ -1,8 +1,11 @@
-"""Gradients of the loss, and their squares per sample: the diagonal of the Fisher."""
+"""Gradients of the loss, and their squares and sizes per sample.
+
+The mean square is the diagonal of the Fisher information; the mean size, with the absolute value
+inside the mean, is how much each weight matters to a single record.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +13,12 @@ from torch.func import functional_call, grad, vmap
 
 from expunge.core.calls import Gradients, forward, layers_of
 from expunge.core.cost import priced
-from expunge.core.squares import squares
-from expunge.core.state import mode
+from expunge.core.squares import Power, squares
+from expunge.core.state import mode, without_cudnn
 from expunge.types import Batch, Inputs, Task, each
 
 Fisher = Literal["empirical", "monte_carlo", "exact"]
 """Of which answers: the records' own, one drawn from the model for each, all by chance."""
-
-Ask = Callable[[Tensor, Tensor], Iterator[Tensor]]
 
 # Numbers that the layers' inputs hold in one backward: bounds memory, and on a CPU, where
 # 64 MB was fastest by a tenth, keeps more of them in its cache until they are wanted again.
@@ -54,23 +55,55 @@ def squared_gradients(
         ValueError: Where there are no records, where answers cannot be drawn, or where they
             are too many to go through.
     """
+    return _mean_power(model, batches, _Asked(task, task.losses, fisher, Tensor.square_), draws)
+
+
+def absolute_gradients(model: nn.Module, task: Task, batches: Iterable[Batch]) -> Gradients:
+    """Return, per parameter, the mean over records of the training loss gradient's absolute value.
+
+    The absolute value is inside the mean: gradients of opposite signs do not cancel. All else is
+    as in `squared_gradients`, the speed included.
+
+    Args:
+        model: Left as found; parameters that are frozen are included.
+        task: Whose losses are differentiated.
+        batches: Records in any order and grouping; neither changes the result.
+
+    Raises:
+        ValueError: Where there are no records.
+    """
+    asked = _Asked(task, task.training_losses, "empirical", Tensor.abs_)
+    return _mean_power(model, batches, asked, None)
+
+
+class _Asked(NamedTuple):
+    """Whose gradients are taken, for which answers, and what is summed of each."""
+
+    task: Task
+    losses: Callable[[Tensor, Tensor], Tensor]
+    fisher: Fisher
+    power: Power
+
+
+def _mean_power(
+    model: nn.Module, batches: Iterable[Batch], asked: _Asked, draws: torch.Generator | None
+) -> Gradients:
     leaves = _leaves(model)
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in model.named_parameters()}
     count, size = 0, None
-    with mode(model, training=False), torch.enable_grad():
+    with mode(model, training=False), without_cudnn(model), torch.enable_grad():
         for batch in batches:
             if size is None:
                 with priced():
                     size = _fitting(model, leaves, batch)
-            chance = _chances(fisher, batch.y, draws)
+            chance = _chances(asked.fisher, batch.y, draws)
             held = size or len(batch.y)
             for part, its in zip(_split(batch, held), chance.split(held), strict=True):
-                ask = partial(_losses, task, fisher, its)
-                found = _by_layer(model, leaves, ask, part) if size else None
+                found = _by_layer(model, leaves, asked, part, its) if size else None
                 if found is None:
-                    found = _by_record(model, leaves, task, fisher, part, its)
-                for name, squared in found.items():
-                    total[name] += squared
+                    found = _by_record(model, leaves, asked, part, its)
+                for name, summed in found.items():
+                    total[name] += summed
             count += len(batch.y)
     return _mean(total, count)
 
@@ -92,9 +125,9 @@ def mean_gradient(model: nn.Module, task: Task, batches: Iterable[Batch]) -> Gra
     leaves = _leaves(model)
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in model.named_parameters()}
     weight = 0.0
-    with mode(model, training=False), torch.enable_grad():
+    with mode(model, training=False), without_cudnn(model), torch.enable_grad():
         for x, y, _ in batches:
-            losses = task.losses(functional_call(model, leaves, (x,)), y)
+            losses = task.training_losses(functional_call(model, leaves, (x,)), y)
             weights = task.weigh(y)
             weights = torch.ones_like(losses) if weights is None else weights
             summed = (weights * losses).sum()
@@ -136,17 +169,15 @@ def _chances(fisher: Fisher, y: Tensor, draws: torch.Generator | None) -> Tensor
     return torch.rand(y.shape, generator=draws).to(y.device)
 
 
-def _losses(
-    task: Task, fisher: Fisher, chance: Tensor, outputs: Tensor, y: Tensor
-) -> Iterator[Tensor]:
-    """Yield losses per record whose squared gradients add up to the Fisher's diagonal."""
-    if fisher == "empirical":
-        yield task.losses(outputs, y)
-    elif fisher == "monte_carlo":
-        yield task.losses(outputs, task.draw(outputs.detach(), y, chance))
+def _losses(asked: _Asked, chance: Tensor, outputs: Tensor, y: Tensor) -> Iterator[Tensor]:
+    """Yield losses per record whose gradients' powers are to be added up."""
+    if asked.fisher == "empirical":
+        yield asked.losses(outputs, y)
+    elif asked.fisher == "monte_carlo":
+        yield asked.losses(outputs, asked.task.draw(outputs.detach(), y, chance))
     else:
-        for p, answer in task.every(outputs.detach(), y):
-            yield p.sqrt() * task.losses(outputs, answer)
+        for p, answer in asked.task.every(outputs.detach(), y):
+            yield p.sqrt() * asked.losses(outputs, answer)
 
 
 def _fitting(model: nn.Module, leaves: Gradients, batch: Batch) -> int:
@@ -163,8 +194,10 @@ def _fitting(model: nn.Module, leaves: Gradients, batch: Batch) -> int:
     return max(1, whole // max(1, held))
 
 
-def _by_layer(model: nn.Module, leaves: Gradients, ask: Ask, batch: Batch) -> Gradients | None:
-    """Return the sums of squares by a backward per answer, or None where that is not exact."""
+def _by_layer(
+    model: nn.Module, leaves: Gradients, asked: _Asked, batch: Batch, chance: Tensor
+) -> Gradients | None:
+    """Return the sums of powers by a backward per answer, or None where that is not exact."""
     told = forward(model, leaves, batch)
     if told is None:
         return None
@@ -172,43 +205,46 @@ def _by_layer(model: nn.Module, leaves: Gradients, ask: Ask, batch: Batch) -> Gr
     edges = [call.edge for call in calls.values() if call.edge is not None]
     layers = layers_of(model)
     total: Gradients = {}
-    every = [*ask(outputs, batch.y)] if edges else []
+    every = [*_losses(asked, chance, outputs, batch.y)] if edges else []
     for number, losses in enumerate(every, 1):
         more = number < len(every)
         backs = torch.autograd.grad(losses.sum(), edges, allow_unused=True, retain_graph=more)
         for (name, call), back in zip(calls.items(), backs, strict=True):
             if back is None:
                 continue
-            for kind, part in squares(layers[name], call.seen, back).items():
+            for kind, part in squares(layers[name], call.seen, back, asked.power).items():
                 whole = f"{name}.{kind}".lstrip(".")
                 total[whole] = total[whole] + part if whole in total else part
     return total
 
 
 def _by_record(
-    model: nn.Module, leaves: Gradients, task: Task, fisher: Fisher, part: Batch, chance: Tensor
+    model: nn.Module, leaves: Gradients, asked: _Asked, part: Batch, chance: Tensor
 ) -> Gradients:
-    """Return the sums of squares by one gradient per record, vectorised where that pays."""
+    """Return the sums of powers by one gradient per record, vectorised where that pays."""
     numbers = sum(leaf.numel() for leaf in leaves.values())
     # PyTorch has no vectorised recurrence on a CPU: it loops, ten times slower than we do.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    size = 1 if recurrent or fisher != "empirical" else max(1, VMAP_NUMBERS // max(1, numbers))
+    alone = recurrent or asked.fisher != "empirical"
+    size = 1 if alone else max(1, VMAP_NUMBERS // max(1, numbers))
     total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for few, its in zip(_split(part, size), chance.split(size), strict=True):
         if size == 1:
-            ask = partial(_losses, task, fisher, its)
-            found = _one_by_one(model, leaves, ask, few)
+            found = _one_by_one(model, leaves, asked, few, its)
         else:
             with priced(forward=len(few.y), backward=len(few.y)):
-                found = _vectorised(model, leaves, task, few)
-        for name, squared in found.items():
-            total[name] += squared
+                found = _vectorised(model, leaves, asked, few)
+        for name, summed in found.items():
+            total[name] += summed
     return total
 
 
-def _one_by_one(model: nn.Module, leaves: Gradients, ask: Ask, batch: Batch) -> Gradients:
-    """Return one record's squares, summed over its answers."""
-    every = [*ask(functional_call(model, leaves, (batch.x,)), batch.y)]
+def _one_by_one(
+    model: nn.Module, leaves: Gradients, asked: _Asked, batch: Batch, chance: Tensor
+) -> Gradients:
+    """Return one record's powers, summed over its answers."""
+    outputs = functional_call(model, leaves, (batch.x,))
+    every = [*_losses(asked, chance, outputs, batch.y)]
     total = {name: torch.zeros_like(leaf, requires_grad=False) for name, leaf in leaves.items()}
     for number, losses in enumerate(every, 1):
         parts = torch.autograd.grad(
@@ -218,15 +254,15 @@ def _one_by_one(model: nn.Module, leaves: Gradients, ask: Ask, batch: Batch) -> 
             retain_graph=number < len(every),
         )
         for name, part in zip(leaves, parts, strict=True):
-            total[name] += part.square()  # not in place: two may be one tensor
+            total[name] += asked.power(part.clone())  # two may be one tensor
     return total
 
 
-def _vectorised(model: nn.Module, leaves: Gradients, task: Task, batch: Batch) -> Gradients:
+def _vectorised(model: nn.Module, leaves: Gradients, asked: _Asked, batch: Batch) -> Gradients:
     def loss(leaves: Gradients, x: Inputs, y: Tensor) -> Tensor:
         one = each(x, lambda part: part[None])
-        return task.losses(functional_call(model, leaves, (one,)), y[None])[0]
+        return asked.losses(functional_call(model, leaves, (one,)), y[None])[0]
 
     plain = {name: leaf.detach() for name, leaf in leaves.items()}
     found = vmap(grad(loss), in_dims=(None, 0, 0))(plain, batch.x, batch.y)
-    return {name: part.square().sum(0) for name, part in found.items()}
+    return {name: asked.power(part.clone()).sum(0) for name, part in found.items()}

@@ -19,6 +19,17 @@ def cross_entropy(
     return every.reshape(len(y), -1).sum(1) / wanted.sum(1).clamp(min=1)
 
 
+def squared_hinge(margins: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return each record's squared hinge, summed over classes: one against the rest.
+
+    A class's own records should have a margin of at least 1, all others one of at most -1;
+    what is lacking is squared. With a penalty on the squared weights this is what
+    scikit-learn's LinearSVC minimises.
+    """
+    own = y[:, None] == torch.arange(margins.shape[-1], device=y.device)
+    return (1 - torch.where(own, margins, -margins)).clamp(min=0).square().sum(-1)
+
+
 def kl(
     teacher: Float[Tensor, "n *positions classes"],
     student: Float[Tensor, "n *positions classes"],

@@ -188,7 +188,7 @@ class Abreast(Recipe):
             yield from self._gathered(pool, size)
             return
         passes = [Recipe.shuffled(self, m.data, size, m.draws) for m in self.members]
-        yield from map(_joined, zip(*passes, strict=True))
+        yield from map(joined, zip(*passes, strict=True))
 
     def _gathered(self, pool: Data, size: int) -> Iterator[Batch]:
         """Yield the same, read from what all have in common, all members' records at once."""
@@ -349,7 +349,7 @@ def _losses(task: Task, stack: Stack, batch: Batch) -> Float[Tensor, " count"]:
     """Return each member's mean loss on its own part of the batch."""
     outputs, y = stack(batch.x), batch.y
     if type(task).loss is Task.loss and task.weigh(y) is None:  # a plain mean, in one call
-        return task.losses(outputs.float(), y).unflatten(0, (stack.count, -1)).mean(1)
+        return task.training_losses(outputs.float(), y).unflatten(0, (stack.count, -1)).mean(1)
 
     def one(outputs: Tensor, y: Tensor, index: Tensor) -> Tensor:
         return task.loss(lambda _: outputs, Batch(outputs, y, index))
@@ -358,7 +358,7 @@ def _losses(task: Task, stack: Stack, batch: Batch) -> Float[Tensor, " count"]:
     return vmap(one)(*(part.unflatten(0, (stack.count, -1)) for part in whole))
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[Batch]) -> Batch:
     """Return the batches as one, in their order."""
     xs, ys, indices = zip(*batches, strict=True)
     if isinstance(xs[0], dict):

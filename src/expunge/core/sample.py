@@ -1,9 +1,11 @@
 """Some of many records, the same ones for every model."""
 
+from collections.abc import Iterator
+
 import torch
 
 from expunge.core.rng import generator
-from expunge.types import Data
+from expunge.types import Data, fingerprints
 
 
 def some(data: Data, count: int | None, name: str) -> Data:
@@ -18,3 +20,15 @@ def some(data: Data, count: int | None, name: str) -> Data:
         return data
     order = torch.randperm(len(data), generator=generator(0, "asked", name))
     return data.select(order[:count].sort().values)
+
+
+def unknown(candidates: Data, *known: Data) -> Data:
+    """Return the candidates whose content is that of no known record."""
+    names = {name for data in known for name in _names(data)}
+    rows = [row for row, name in enumerate(_names(candidates)) if name not in names]
+    return candidates.select(torch.tensor(rows, dtype=torch.long))
+
+
+def _names(data: Data) -> Iterator[str]:
+    for rows in torch.arange(len(data)).split(1024):
+        yield from fingerprints(data.read(rows).x)

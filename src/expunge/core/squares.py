@@ -1,4 +1,4 @@
-"""Squared per-sample gradients of one layer, from what went in and what came back.
+"""Squared or absolute per-sample gradients of one layer, from what went in and what came back.
 
 A layer's weight gradient is, for each record, a product of its input and of the loss's
 gradient at its output. Both are at hand after one backward of the whole batch, so no
@@ -18,7 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 Squares = dict[str, Tensor]
 Convolution = nn.Conv1d | nn.Conv2d
-Rule = Callable[[nn.Module, Tensor, Tensor], Squares]
+Power = Callable[[Tensor], Tensor]
+"""What is summed over records: `Tensor.square_` or `Tensor.abs_` of each one's gradient."""
+Rule = Callable[[nn.Module, Tensor, Tensor, Power], Squares]
 
 # Numbers that one piece of work holds: 4 MB stay in a CPU's cache, where the products
 # were fastest by a factor of two to ten; a GPU wants large pieces.
@@ -32,26 +34,27 @@ def _pieces(seen: Tensor, back: Tensor, each: int) -> Iterator[tuple[Tensor, Ten
     return zip(seen.split(size), back.split(size), strict=True)
 
 
-def _over_positions(per_position: Tensor) -> Tensor:
-    """Sum over all dimensions but the first and the last, square, sum over records."""
-    return per_position.flatten(1, -2).sum(1).square_().sum(0)
+def _over_positions(per_position: Tensor, power: Power) -> Tensor:
+    """Sum over all dimensions but the first and the last, raise, sum over records."""
+    return power(per_position.flatten(1, -2).sum(1)).sum(0)
 
 
-def _channels(back: Tensor) -> Tensor:
-    """Sum over all dimensions but the first two, square, sum over records."""
-    return back.reshape(*back.shape[:2], -1).sum(2).square_().sum(0)
+def _channels(back: Tensor, power: Power) -> Tensor:
+    """Sum over all dimensions but the first two, raise, sum over records."""
+    return power(back.reshape(*back.shape[:2], -1).sum(2)).sum(0)
 
 
-def linear(layer: nn.Linear, seen: Tensor, back: Tensor) -> Squares:
+def linear(layer: nn.Linear, seen: Tensor, back: Tensor, power: Power) -> Squares:
     """Return the squares of a linear layer on features, or on features per position."""
     if seen.dim() == 2:
-        squares = {"weight": back.square().T @ seen.square(), "bias": back.square().sum(0)}
+        slope = power(back.clone())  # a product's power is the powers' product
+        squares = {"weight": slope.T @ power(seen.clone()), "bias": slope.sum(0)}
     else:
         seen, back = seen.flatten(1, -2), back.flatten(1, -2)
         weight = torch.zeros_like(layer.weight)
         for a, d in _pieces(seen, back, weight.numel()):
-            weight += torch.bmm(d.transpose(1, 2), a).square_().sum(0)
-        squares = {"weight": weight, "bias": _over_positions(back)}
+            weight += power(torch.bmm(d.transpose(1, 2), a)).sum(0)
+        squares = {"weight": weight, "bias": _over_positions(back, power)}
     return squares
 
 
@@ -94,7 +97,7 @@ def _windows(image: Tensor, taps: Taps, groups: int, out: torch.Size) -> Tensor:
     )
 
 
-def convolution(layer: Convolution, seen: Tensor, back: Tensor) -> Squares:
+def convolution(layer: Convolution, seen: Tensor, back: Tensor, power: Power) -> Squares:
     """Return the squares of a convolution: per record and group, one matrix product."""
     if seen.dim() == 3:
         seen, back = seen[:, :, None], back[:, :, None]
@@ -109,37 +112,37 @@ def convolution(layer: Convolution, seen: Tensor, back: Tensor) -> Squares:
     for a, d in _pieces(windows, back, groups * width * max(out, pixels)):
         k = len(a) * groups
         products = torch.bmm(d.reshape(k, out, pixels), a.reshape(k, pixels, width))
-        weight += products.square_().reshape(len(a), groups, out, width).sum(0)
+        weight += power(products).reshape(len(a), groups, out, width).sum(0)
     # Rows are "row column channel" of the kernel; weights are stored channel first.
     weight = weight.reshape(layer.out_channels, *taps.kernel, -1).permute(0, 3, 1, 2)
-    return {"weight": weight.reshape(layer.weight.shape), "bias": _channels(back)}
+    return {"weight": weight.reshape(layer.weight.shape), "bias": _channels(back, power)}
 
 
-def batch_norm(layer: _BatchNorm, seen: Tensor, back: Tensor) -> Squares:
+def batch_norm(layer: _BatchNorm, seen: Tensor, back: Tensor, power: Power) -> Squares:
     """Return the squares of a BatchNorm that uses its running statistics."""
     mean, variance = layer.running_mean, layer.running_var
     scaled = F.batch_norm(seen, mean, variance, None, None, training=False, eps=layer.eps)
-    return {"weight": _channels(scaled.mul_(back)), "bias": _channels(back)}
+    return {"weight": _channels(scaled.mul_(back), power), "bias": _channels(back, power)}
 
 
-def layer_norm(layer: nn.LayerNorm, seen: Tensor, back: Tensor) -> Squares:
+def layer_norm(layer: nn.LayerNorm, seen: Tensor, back: Tensor, power: Power) -> Squares:
     """Return the squares of a LayerNorm."""
     scaled = F.layer_norm(seen, layer.normalized_shape, eps=layer.eps).mul_(back)
 
     def total(per_position: Tensor) -> Tensor:
         by_record = per_position.reshape(len(seen), -1, *layer.normalized_shape)
-        return by_record.sum(1).square_().sum(0)
+        return power(by_record.sum(1)).sum(0)
 
     return {"weight": total(scaled), "bias": total(back)}
 
 
-def group_norm(layer: nn.GroupNorm, seen: Tensor, back: Tensor) -> Squares:
+def group_norm(layer: nn.GroupNorm, seen: Tensor, back: Tensor, power: Power) -> Squares:
     """Return the squares of a GroupNorm."""
     scaled = F.group_norm(seen, layer.num_groups, eps=layer.eps).mul_(back)
-    return {"weight": _channels(scaled), "bias": _channels(back)}
+    return {"weight": _channels(scaled, power), "bias": _channels(back, power)}
 
 
-def embedding(layer: nn.Embedding, seen: Tensor, back: Tensor) -> Squares:
+def embedding(layer: nn.Embedding, seen: Tensor, back: Tensor, power: Power) -> Squares:
     """Return the squares of an embedding, adding up a token's uses in one record first."""
     width = back.shape[-1]
     record = torch.arange(len(seen), device=seen.device)
@@ -148,7 +151,7 @@ def embedding(layer: nn.Embedding, seen: Tensor, back: Tensor) -> Squares:
     distinct, place = pairs.unique(return_inverse=True)
     sums = back.new_zeros(len(distinct), width).index_add_(0, place, back.reshape(-1, width))
     tokens = distinct % layer.num_embeddings
-    weight = torch.zeros_like(layer.weight).index_add_(0, tokens, sums.square_())
+    weight = torch.zeros_like(layer.weight).index_add_(0, tokens, power(sums))
     if layer.padding_idx is not None:
         weight[layer.padding_idx] = 0
     return {"weight": weight}
@@ -181,13 +184,14 @@ def known(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def squares(layer: nn.Module, seen: Tensor, back: Tensor) -> Squares:
-    """Return, per parameter, the sum over records of its squared per-sample gradient.
+def squares(layer: nn.Module, seen: Tensor, back: Tensor, power: Power = Tensor.square_) -> Squares:
+    """Return, per parameter, the sum over records of its per-sample gradient's square.
 
     Args:
         layer: One that is `known`.
         seen: Its input; records along the first dimension.
         back: The gradient of the sum of all records' losses at its output.
+        power: What is taken of a gradient in place of its square, in place.
     """
-    every = RULES[type(layer)](layer, seen, back)
+    every = RULES[type(layer)](layer, seen, back, power)
     return {name: every[name] for name, _ in layer.named_parameters(recurse=False)}

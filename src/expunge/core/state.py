@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,18 @@ def mode(
     finally:
         for module, training_was in was:
             module.training = training_was
+
+
+@contextmanager
+def without_cudnn(model: nn.Module) -> Iterator[None]:
+    """Leave cuDNN out where the model recurs: its kernels have no backward in eval mode."""
+    kernels: Any = torch.backends.cudnn
+    was = kernels.enabled
+    kernels.enabled = was and not any(isinstance(m, nn.RNNBase) for m in model.modules())
+    try:
+        yield
+    finally:
+        kernels.enabled = was
 
 
 @torch.no_grad()

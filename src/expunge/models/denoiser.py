@@ -39,6 +39,8 @@ class Denoiser(Architecture):
 
     card = Card(name="denoiser")
 
+    denoises = True
+
     conditions: int
     hidden: int = 32
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from expunge.models.normalize import Level, first
 from expunge.models.shapes import answers, flat
-from expunge.types import Architecture, Card
+from expunge.types import Architecture, Card, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +16,18 @@ class Linear(Architecture):
     Attributes:
         mean: Subtracted from inputs; None is 0.5 for images and 0 for features.
         std: Divides inputs; None is 0.25 for images and 1 for features.
+        one_vs_rest: Whether each class's probability is a sigmoid of its own, and all are
+            then divided by their sum, as in scikit-learn's SGDClassifier.
     """
 
     card = Card(name="linear")
 
     mean: Level | None = None
     std: Level | None = None
+    one_vs_rest: bool = later(False)
 
     def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:
         features, classes = flat(inputs, "linear"), answers(outputs, "linear")
-        return nn.Sequential(
-            first(inputs, self.mean, self.std), nn.Flatten(), nn.Linear(features, classes)
-        )
+        apart = [nn.LogSigmoid()] if self.one_vs_rest else []
+        before = first(inputs, self.mean, self.std)
+        return nn.Sequential(before, nn.Flatten(), nn.Linear(features, classes), *apart)

@@ -45,6 +45,29 @@ def flat(inputs: tuple[int, ...], name: str) -> int:
     return prod(inputs)
 
 
+def tokens(inputs: tuple[int, ...], name: str, least: int) -> int:
+    """Return how many tokens a row has; an error where there are fewer than `least`."""
+    length = row(inputs, name, "rows of token numbers")
+    if length < least:
+        raise ValueError(
+            f"'{name}' needs rows of at least {least} tokens, got {length}; pad them with token 0"
+        )
+    return length
+
+
+def positive(name: str, **sizes: int) -> None:
+    """Refuse sizes below 1."""
+    for what, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"expected {what} of '{name}' to be at least 1, got {size}")
+
+
+def share(dropout: float) -> None:
+    """Refuse what is no share of outputs to be dropped."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"expected dropout in [0, 1), got {dropout}")
+
+
 def answers(outputs: int, name: str) -> int:
     """Return the width of the last layer; an error where the task leaves it open."""
     if outputs < 1:

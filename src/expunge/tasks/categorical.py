@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from expunge.core import losses
-from expunge.types import Card, Task
+from expunge.types import Card, Task, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,18 @@ class Classification(Task):
         classes: How many there are.
         weights: Of each class in the training loss; left out, all count alike. Audits
             always see unweighted losses.
+        objective: What training minimises: cross-entropy, or the squared hinge of each class
+            against the rest. Audits see cross-entropy whichever it is.
+        temperature: What the outputs are margins divided by, which matters to the hinge alone:
+            the softmax of the outputs is the posterior.
     """
 
     card = Card(name="classification")
 
     classes: int
     weights: tuple[float, ...] | None = None
+    objective: Literal["cross_entropy", "hinge"] = later("cross_entropy")
+    temperature: float = later(1.0)
 
     def __post_init__(self) -> None:
         if self.classes < 2:
@@ -32,6 +39,8 @@ class Classification(Task):
             raise ValueError(
                 f"expected one weight for each of {self.classes} classes, got {len(self.weights)}"
             )
+        if not self.temperature > 0:
+            raise ValueError(f"expected temperature > 0, got {self.temperature}")
 
     @property
     def outputs(self) -> int:
@@ -39,6 +48,11 @@ class Classification(Task):
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         return losses.cross_entropy(outputs, y)
+
+    def training_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        if self.objective == "hinge":
+            return losses.squared_hinge(self.temperature * outputs, y)
+        return self.losses(outputs, y)
 
     def divergence(self, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
         return losses.kl(teacher, student, temperature)
@@ -69,3 +83,11 @@ class NextToken(Classification):
     """Name the token that follows, at every position; `classes` is the vocabulary."""
 
     card = Card(name="next_token")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective != "cross_entropy":
+            raise ValueError(
+                f"next_token is trained by cross-entropy, got objective '{self.objective}'; "
+                "leave it out"
+            )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expunge.types import Batch, Card, Task
+from expunge.core.diffusion import levels
+from expunge.types import Batch, Card, Task, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,24 +20,39 @@ class Denoising(Task):
 
     The model sees `{"x": noisy, "time": in (0, 1), "condition": class}`. Wrong answers
     are noise drawn anew, unrelated to what the model sees.
+
+    Attributes:
+        mean: Subtracted from records before noise is mixed in; 0.5 centres pixels.
+        std: Divides them, so that they and the noise are of one size; 0.5 brings pixels to
+            [-1, 1].
     """
 
     card = Card(name="denoising", source="https://arxiv.org/abs/2006.11239")
+
+    mean: float = later(0.0)
+    std: float = later(1.0)
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"expected std > 0, got {self.std}")
 
     @property
     def outputs(self) -> int:
         return 0  # as wide as the record
 
     def pose(self, batch: Batch, rng: torch.Generator) -> Batch:
-        clean = batch.x
-        if isinstance(clean, dict):
+        if isinstance(batch.x, dict):
             raise TypeError("denoising expects x as one tensor, got a dict of tensors")
+        clean = (batch.x - self.mean) / self.std
         time = torch.rand(len(clean), generator=rng).to(clean)
         noise = torch.randn(clean.shape, generator=rng).to(clean)
-        angle = (time * math.pi / 2).reshape(-1, *[1] * (clean.dim() - 1))
-        noisy = angle.cos() * clean + angle.sin() * noise
-        seen = {"x": noisy, "time": time, "condition": batch.y}
+        signal, blur = levels(time.reshape(-1, *[1] * (clean.dim() - 1)))
+        seen = {"x": signal * clean + blur * noise, "time": time, "condition": batch.y}
         return Batch(seen, noise, batch.index)
+
+    def records(self, samples: Tensor) -> Tensor:
+        """Return samples on the scale of the records."""
+        return samples * self.std + self.mean
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         return (outputs - y).square().flatten(1).mean(1)
