@@ -21,7 +21,7 @@ from expunge.data.split import (
     request,
     unseen,
 )
-from expunge.data.strata import draw, thinned
+from expunge.data.strata import distinct, draw, thinned
 from expunge.data.tensors import TensorData
 from expunge.models.linear import Linear
 from expunge.tasks.categorical import Classification
@@ -205,3 +205,13 @@ def test_methods_are_shown_planted_records_and_audits_get_the_others(sets: Sets)
     ordinary = request(sets, divide(sets, AtRandom(count=7), Holdout()), recipe)
     assert len(ordinary.nonmembers) == len(parts.nonmembers)
     assert int(ordinary.nonmembers.y.max()) > 0
+
+
+def test_distinct_records_are_the_first_of_each_content_and_answer() -> None:
+    test = labelled([0, 1, 2, 3, 4, 5])
+    x = torch.tensor([0, 1, 0, 0])[:, None].float()
+    train = TensorData(x, torch.tensor([7, 1, 7, 8]))
+    found = distinct(Sets(train, test, ids=("a", "b", "c", "d")))
+    assert found.ids == ("a", "b", "d")  # c is a copy of a; d has another answer
+    assert found.train.y.tolist() == [7, 1, 8]
+    assert found.test.y.tolist() == [0, 2, 3, 4, 5]  # its second is b

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from expunge.core.losses import PADDING
+from expunge.pool import Pool
 from expunge.types import Data, Sets, Task
 
 
@@ -12,7 +13,8 @@ def checked(sets: Sets, task: Task) -> Sets:
 
     Raises:
         ValueError: When a part is empty; a number is not finite; records differ in shape; a
-            label is out of range; or the classes are not as many as the model's outputs.
+            label is out of range; planted records are among the training records; or the
+            classes are not as many as the model's outputs.
     """
     parts = {"training": sets.train, "test": sets.test}
     if sets.planted is not None:
@@ -28,6 +30,10 @@ def checked(sets: Sets, task: Task) -> Sets:
     for name, data in parts.items():
         _finite(name, data)
         _in_range(name, data.y, task.outputs)
+    if sets.unseen is not None:
+        _finite("withheld", sets.unseen)
+    if sets.planted is not None:
+        _never_trained_on(sets.train, sets.planted)
     if sets.classes and task.outputs and len(sets.classes) != task.outputs:
         some = ", ".join(sets.classes[:3])
         raise ValueError(
@@ -51,6 +57,18 @@ def _finite(name: str, data: Data) -> None:
         raise ValueError(
             f"{len(bad)} of {len(data)} {name} records hold NaN or infinite values "
             f"(first: {', '.join(map(str, bad[:3]))}); drop or fill them"
+        )
+
+
+def _never_trained_on(train: Data, planted: Data) -> None:
+    """Refuse held-out records that are trained on, with the same answer."""
+    n = len(train)
+    content = Pool(train.join(planted)).copies
+    both = int(torch.isin(content[n:], content[:n]).sum())
+    if both:
+        raise ValueError(
+            f"{both} of {len(planted)} planted records are among the {n} training records too; "
+            "what stands for records never trained on must not be trained on: hold out others"
         )
 
 

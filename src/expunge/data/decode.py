@@ -123,20 +123,32 @@ class Coded(NamedTuple):
 
 
 def coded(
-    train: Sequence[Any], test: Sequence[Any], names: Words = ()
+    train: Sequence[Any], test: Sequence[Any], names: Words = (), frequent: int | None = None
 ) -> tuple[Coded, Coded, tuple[str, ...]]:
-    """Number the classes.
+    """Number the classes, in their order.
 
     Args:
         train: Labels: numbers where `names` says what they mean, else anything sortable. Records
             with several labels come as lists; those with one alone are kept.
         test: Likewise; records of classes that `train` lacks are dropped.
         names: Of the classes, where known.
+        frequent: How many classes to keep, those with the most training records; None: all.
 
     Returns:
         Training labels, test labels, and the classes' names.
+
+    Raises:
+        ValueError: When there are fewer classes than are to be kept.
     """
     classes: list[Any] = list(range(len(names))) if names else sorted({*map(_only, train)} - {None})
+    if frequent is not None:
+        if frequent > len(classes):
+            raise ValueError(
+                f"expected to keep at most the {len(classes)} classes there are, got "
+                f"frequent={frequent}; keep fewer, or leave it out"
+            )
+        often = Counter(map(_only, train))
+        classes = sorted(sorted(classes, key=lambda label: -often[label])[:frequent])
     place = {label: number for number, label in enumerate(classes)}
     both = []
     for labels in (train, test):
@@ -144,7 +156,7 @@ def coded(
         y = torch.tensor(numbers, dtype=torch.long)
         rows = (y >= 0).nonzero()[:, 0]
         both.append(Coded(rows, y[rows]))
-    return both[0], both[1], tuple(names) or tuple(map(str, classes))
+    return both[0], both[1], tuple(str(names[k] if names else k) for k in classes)
 
 
 def _only(label: Any) -> Any:

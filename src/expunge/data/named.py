@@ -6,8 +6,9 @@ kept on disk under the hash of their content and of these settings.
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +18,12 @@ from expunge.data import cache
 from expunge.data.card import SourceCard
 from expunge.data.decode import Coded, coded, hashed, pictures, vocabulary, windows
 from expunge.data.hub import Rows, place, rows
-from expunge.data.strata import part, thinned
+from expunge.data.strata import distinct, part, thinned
 from expunge.data.tensors import TensorData
-from expunge.types import Sets, Source
+from expunge.data.words import Lexicon, learnt
+from expunge.types import Json, Sets, Source, later
+
+Form = Literal["hashed", "tokens", "bag", "tfidf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +57,18 @@ class Named(Source):
 
     def load(self) -> Sets:
         where = place(self.card, self.root)
-        what = plain(self)
-        del what["scale"]  # taken of what is kept, whole
-        name = f"{self.card.name}-{key([what, where.digest])[:20]}.safetensors"
+        name = f"{self.card.name}-{key([self.made_by(), where.digest])[:20]}.safetensors"
         arrays = cache.remembered(
             cache.folder() / "data" / name,
             lambda: self.decode(*rows(self.card, where, self.columns())),
         )
         return thinned(_sets(arrays), self.scale)
+
+    def made_by(self) -> dict[str, Json]:
+        """Return what of the settings has a bearing on what is kept on disk."""
+        what = plain(self)
+        del what["scale"]  # taken of what is kept, whole
+        return what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,30 +121,108 @@ class Images(Named):
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(Named):
-    """Texts, as counts of hashed words, each of one class.
+    """Texts, each of one class: as counts of hashed words, or by a vocabulary.
+
+    The vocabulary is that of all training texts, those that are to be forgotten among them: a
+    trace of those that no method can remove. Hashed counts leave none. Texts of classes that
+    are not kept count for nothing.
 
     Attributes:
         root: Folder with `<name>/<split>-*.parquet`; left out, EXPUNGE_DATA, then the hub.
         scale: Share of the training and of the test records to keep, of every class alike.
         features: Bins that words are hashed to.
+        form: `hashed` counts words in bins; `tokens` numbers the first words in their order, 0
+            for none and 1 for words that the vocabulary lacks; `bag` tells which of its words a
+            text has; `tfidf` how often, those in few texts counting more, scaled to length 1.
+        vocabulary: Numbers that words are given, the most frequent first, 0 and 1 among them.
+        length: Words of a text that are numbered, where `form` is `tokens`.
+        words: Other texts, to take the vocabulary of their training texts; left out, its own.
+        frequent: How many classes to keep, those with the most training records; left out, all.
+        distinct: Whether texts are left out that are, in this form, copies of one before; held-out
+            copies of training texts are no records never trained on.
     """
 
     features: int = 4096
+    form: Form = later("hashed")
+    vocabulary: int = later(20_000)
+    length: int = later(200)
+    words: Source | None = later(None)
+    frequent: int | None = later(None)
+    distinct: bool = later(False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.features, self.length, self.vocabulary - 2) < 1:
+            raise ValueError(
+                "expected features and length of at least 1 and vocabulary of at least 3, got "
+                f"{self.features}, {self.length} and {self.vocabulary}"
+            )
+        if self.frequent is not None and self.frequent < 2:
+            raise ValueError(f"expected at least 2 classes to keep, got frequent={self.frequent}")
+        if self.words is not None and not isinstance(self.words, Texts):
+            raise ValueError(
+                f"expected texts of the catalog to take a vocabulary of, got "
+                f"'{self.words.card.name}'"
+            )
+
+    def load(self) -> Sets:
+        return distinct(super().load()) if self.distinct else super().load()
 
     def columns(self) -> tuple[str, ...]:
         return *self.card.x, *self.card.labels
 
+    def coded_as(self, other: "Texts") -> "Texts":
+        """Return these texts in the form of others, and by their vocabulary."""
+        alike = {n: getattr(other, n) for n in ("features", "form", "vocabulary", "length")}
+        return replace(self, **alike, words=other.words or other)
+
+    def made_by(self) -> dict[str, Json]:
+        what = super().made_by()
+        what.pop("distinct", None)  # taken of what is kept too
+        if isinstance(self.words, Texts):
+            what["words"] = [self.words.frequent, place(self.words.card, self.words.root).digest]
+        return what
+
     def decode(self, train: Rows, test: Rows | None) -> cache.Arrays:
-        label = self.card.labels[0]
-        held = test.column(label) if test else []
-        mine, theirs, classes = coded(train.column(label), held, train.names(label))
+        mine, theirs, classes = self._coded(train, test)
+        code = self._coding()
 
         def read(source: Rows, kept: Coded) -> tuple[Tensor, Coded]:
-            parts = zip(*(source.column(name) for name in self.card.x), strict=True)
-            texts = ["\n".join(part or "" for part in record) for record in parts]
-            return hashed([texts[i] for i in kept.rows.tolist()], self.features), kept
+            return code(self._texts(source, kept)), kept
 
         return _arrays(read(train, mine), read(test, theirs) if test else None, classes, {})
+
+    def _coded(self, train: Rows, test: Rows | None) -> tuple[Coded, Coded, tuple[str, ...]]:
+        label = self.card.labels[0]
+        held = test.column(label) if test else []
+        return coded(train.column(label), held, train.names(label), self.frequent)
+
+    def _texts(self, source: Rows, kept: Coded) -> list[str]:
+        parts = zip(*(source.column(name) for name in self.card.x), strict=True)
+        texts = ["\n".join(part or "" for part in record) for record in parts]
+        return [texts[i] for i in kept.rows.tolist()]
+
+    def _coding(self) -> Callable[[Sequence[str]], Tensor]:
+        """Return what turns texts into tensors."""
+        if self.form == "hashed":
+            return lambda texts: hashed(texts, self.features)
+        whose = self.words if isinstance(self.words, Texts) else self
+        lexicon = whose.lexicon(self.vocabulary)
+        if self.form == "tokens":
+            return lambda texts: lexicon.rows(texts, self.length)
+        return lexicon.bags if self.form == "bag" else lexicon.weighted
+
+    def lexicon(self, size: int) -> Lexicon:
+        """Return the vocabulary of its training texts, which is kept on disk."""
+        where = place(self.card, self.root)
+
+        def make() -> cache.Arrays:
+            train, test = rows(self.card, where, self.columns())
+            return learnt(self._texts(train, self._coded(train, test)[0]), size)
+
+        made_by = [size, self.frequent, where.digest]
+        name = f"{self.card.name}-words-{key(made_by)[:20]}.safetensors"
+        return Lexicon.read(cache.remembered(cache.folder() / "data" / name, make))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +241,11 @@ class Tokens(Named):
 
     def columns(self) -> tuple[str, ...]:
         return self.card.x
+
+    def words(self) -> list[str]:
+        """Return the word that each number stands for."""
+        train, _ = rows(self.card, place(self.card, self.root), self.columns())
+        return vocabulary(train.column(self.card.x[0]))
 
     def decode(self, train: Rows, test: Rows | None) -> cache.Arrays:
         sentences = train.column(self.card.x[0])

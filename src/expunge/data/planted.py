@@ -29,6 +29,7 @@ from expunge.types import Card, Data, Sets, Source
 
 KIND = "planted"
 COPY_OF = "copy_of"
+ALONE = "plant duplicates alone"
 
 
 def wrong(y: Int[Tensor, " k"], classes: int, rng: torch.Generator) -> Int[Tensor, " k"]:
@@ -158,7 +159,7 @@ class Planted(Source):
 
     def _with_canaries(self, sets: Sets, marked: Tensor) -> Sets:
         """Alter the training records at `marked`, and as many held-out ones of their classes."""
-        train, test = _in_memory(sets.train), _in_memory(sets.test)
+        train, test = (in_memory(part, "canaries", ALONE) for part in (sets.train, sets.test))
         y = train.y[marked]
         held = twins(y, test.y, generator(self.seed, "twins"))
         twin, all_of_it = test.select(held).renumbered(), torch.arange(len(held))
@@ -195,21 +196,26 @@ def _told(sets: Sets, marked: Tensor, origins: Tensor) -> Sets:
     return sets._replace(groups={**sets.groups, KIND: tuple(kind), COPY_OF: tuple(copied)})
 
 
-def _in_memory(data: Data) -> TensorData:
-    """Return the records, if canaries can be made of them.
+def in_memory(data: Data, what: str, otherwise: str) -> TensorData:
+    """Return the records, if something can be made of them.
+
+    Args:
+        data: The records.
+        what: Is to be made.
+        otherwise: What else to do, for the message.
 
     Raises:
         ValueError: For records that are streamed, or that are not of one class each.
     """
     if not isinstance(data, TensorData):
         raise ValueError(
-            "canaries are made of records in memory, but these are streamed; leave `stream` out, "
-            "or plant duplicates alone"
+            f"{what} are made of records in memory, but these are streamed; leave `stream` out, "
+            f"or {otherwise}"
         )
     if data.y.dim() != 1 or data.y.is_floating_point():
         raise ValueError(
-            "canaries are made of records of one class each, but the answers here are of shape "
-            f"{tuple(data.y.shape)} and {data.y.dtype}; plant duplicates alone"
+            f"{what} are made of records of one class each, but the answers here are of shape "
+            f"{tuple(data.y.shape)} and {data.y.dtype}; {otherwise}"
         )
     return data
 
@@ -278,12 +284,22 @@ class Canaries(Forget):
         return _planted(sets, "canary", "canaries")
 
     def alike(self, sets: Sets) -> Int[Tensor, " k"]:
-        count = 0 if sets.planted is None else len(sets.planted)
-        return len(sets.test) + torch.arange(count)
+        return held_out(sets)
 
 
-def _planted(sets: Sets, kind: str, setting: str) -> Int[Tensor, " f"]:
+def held_out(sets: Sets) -> Int[Tensor, " k"]:
+    """Return the positions of the held-out planted records, counted on from the test set's."""
+    return len(sets.test) + torch.arange(0 if sets.planted is None else len(sets.planted))
+
+
+def marked(sets: Sets, kind: str, what: str, remedy: str) -> Int[Tensor, " f"]:
     """Return the positions of the training records that were planted as one kind.
+
+    Args:
+        sets: The records.
+        kind: As the column says it.
+        what: To call them.
+        remedy: What to do where there are none.
 
     Raises:
         ValueError: Where there are none.
@@ -291,8 +307,13 @@ def _planted(sets: Sets, kind: str, setting: str) -> Int[Tensor, " f"]:
     column = sets.groups.get(KIND, ())
     rows = [row for row, planted in enumerate(column) if planted == kind]
     if not rows:
-        raise ValueError(
-            f"there are no {setting} among these training records; plant them: give the data "
-            f"set as name = 'planted', with `of` the data set and `{setting}` how many"
-        )
+        raise ValueError(f"there are no {what} among these training records; {remedy}")
     return torch.tensor(rows, dtype=torch.long)
+
+
+def _planted(sets: Sets, kind: str, setting: str) -> Int[Tensor, " f"]:
+    remedy = (
+        "plant them: give the data set as name = 'planted', with `of` the data set and "
+        f"`{setting}` how many"
+    )
+    return marked(sets, kind, setting, remedy)

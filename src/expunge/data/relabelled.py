@@ -37,7 +37,8 @@ class Relabelled(Data):
         return Relabelled(self.data.select(rows), self._y[rows.to(self._y.device)])
 
     def join(self, other: Data) -> Data:
-        return Relabelled(self.data.join(other), torch.cat([self._y, other.y.to(self._y.device)]))
+        records = other.data if isinstance(other, Relabelled) else other
+        return Relabelled(self.data.join(records), torch.cat([self._y, other.y.to(self._y.device)]))
 
     def to(self, device: str) -> "Relabelled":
         return Relabelled(self.data.to(device), self._y.to(device))

@@ -7,6 +7,7 @@ from torch import Tensor
 from expunge.core.rng import generator
 from expunge.data.streams import StreamData
 from expunge.data.tensors import TensorData
+from expunge.pool import Pool
 from expunge.types import Data, Sets
 
 
@@ -77,6 +78,18 @@ def thinned(sets: Sets, scale: float) -> Sets:
             raise ValueError(f"scale={scale} leaves none of {len(data)} {name} records")
         rows[name] = draw(data.y, count, generator(0, "scale", name))
     return among(sets, rows["train"])._replace(test=alone(sets.test, rows["test"]))
+
+
+def distinct(sets: Sets) -> Sets:
+    """Return `sets` without copies: of records of one content and answer the first is kept.
+
+    Training records come first, so that no held-out record is a copy of one.
+    """
+    n, copies = len(sets.train), Pool(sets.train.join(sets.test)).copies
+    before = torch.cat([torch.tensor([-1]), copies.cummax(0).values[:-1]])
+    kept = copies > before  # they are numbered as they come
+    test = alone(sets.test, kept[n:].nonzero()[:, 0])
+    return among(sets, kept[:n].nonzero()[:, 0])._replace(test=test)
 
 
 def among(sets: Sets, rows: Tensor) -> Sets:
