@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as packed
-from torch import nn
+from torch import Tensor, nn
 
 from expunge import registry
 from expunge.audit import Audit, Case, Finding
@@ -25,18 +25,20 @@ from expunge.core.state import finite
 from expunge.data.forget import ById
 from expunge.data.objects import from_dataset
 from expunge.data.split import Forget, Holdout
+from expunge.mask import Mask
 from expunge.method import Method, Outcome
 from expunge.models.given import Given
+from expunge.models.sklearn_models import check_estimator, from_sklearn, is_estimator
 from expunge.pool import Kept
 from expunge.subject import Subject, WhiteBox
-from expunge.types import Architecture, Json, Recipe, Sets, Source
+from expunge.types import Architecture, Json, Recipe, Refused, Sets, Source
 
 Named = str | Mapping[str, Json]
 
 
 def problem(
     data: Named | Source | Sets | Any,
-    model: Named | Architecture | nn.Module,
+    model: Named | Architecture | nn.Module | Any,
     forget: Named | Forget | Iterable[str | int],
     *,
     training: Training | None = None,
@@ -48,7 +50,8 @@ def problem(
     Args:
         data: The name of a data set, its settings with a `name`, a source, sets, or any
             map-style data set of `(x, y)`.
-        model: An architecture's name, its settings with a `name`, or a network.
+        model: An architecture's name, its settings with a `name`, a network, or a fitted linear
+            classifier of scikit-learn's (see `expunge.models.sklearn_models`).
         forget: Ids of the training records to forget, or the settings of a choice.
         training: How the original was trained; retraining follows it.
         holdout: How the held-out records are divided.
@@ -62,7 +65,11 @@ def problem(
     sets = source.load() if isinstance(source, Source) else source
     if not isinstance(sets, Sets):
         sets = from_dataset(*(sets if isinstance(sets, tuple) else (sets,)))
-    if isinstance(model, nn.Module):
+    made = isinstance(model, nn.Module) or is_estimator(model)
+    if is_estimator(model):
+        check_estimator(model, sets.train.shape, sets.classes)
+        model = from_sklearn(model)[1]
+    elif isinstance(model, nn.Module):
         model = Given(module=model)
     if not isinstance(forget, str | Mapping | Forget):
         forget = ById(ids=tuple(map(str, forget)))
@@ -75,29 +82,52 @@ def problem(
         source=source if isinstance(source, Source) else None,
         device=device,
     )
-    if training is None and isinstance(model, Given):
+    if training is None and (made or isinstance(model, Given)):
         posed = replace(posed, known=False)  # how it was trained only its owner can say
     check(posed)
     return posed
 
 
 def unlearn(
-    model: nn.Module,
+    model: nn.Module | Any,
     problem: Problem,
     method: Named | Method = "finetune",
     *,
     seed: int = 0,
     meter: Meter | None = None,
 ) -> Outcome:
-    """Return an unlearned copy of `model`, and what it cost."""
+    """Return an unlearned copy of `model`, and what it cost.
+
+    An estimator of scikit-learn's is taken as the network it is; what comes back is one, which
+    `expunge.models.sklearn_models.to_sklearn` makes an estimator of again.
+    """
     chosen: Method = _built(registry.methods, method)
-    return chosen(model, problem.request, seed=seed, meter=meter)
+    return chosen(_network(model, problem), problem.request, seed=seed, meter=meter)
+
+
+def mask(original: nn.Module, unlearned: nn.Module | Outcome, method: Named | Method = "") -> Mask:
+    """Return what unlearning took from each weight: it can be saved, shown, sent and applied.
+
+    Args:
+        original: The model before.
+        unlearned: The model after.
+        method: What made the one of the other.
+
+    Raises:
+        Refused: Where they differ in more than their parameters, as in BatchNorm's statistics.
+    """
+    after = unlearned.model if isinstance(unlearned, Outcome) else unlearned
+    name = method if isinstance(method, str) else _built(registry.methods, method).card.name
+    try:
+        return Mask.between(original, after, name)
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def audit(
     problem: Problem,
-    original: nn.Module | Subject,
-    unlearned: nn.Module | Subject | Outcome,
+    original: nn.Module | Subject | Any,
+    unlearned: nn.Module | Subject | Outcome | Any,
     retrained: int | Sequence[nn.Module | Subject] = 0,
     *,
     audits: Sequence[Named | Audit] | None = None,
@@ -108,7 +138,8 @@ def audit(
 
     Args:
         problem: What was to be forgotten.
-        original: The model before, or anything that answers for it.
+        original: The model before, or anything that answers for it; an estimator of
+            scikit-learn's too.
         unlearned: The model after.
         retrained: Models that never saw the forget set, or how many to train now.
         audits: What to ask; left out, everything the subjects can answer without further models.
@@ -119,12 +150,13 @@ def audit(
     lab = problem.lab(seed, given=shadows)
     controls = lab.retrained(retrained) if isinstance(retrained, int) else retrained
     case = Case(
-        original=_subject(original),
-        unlearned=_subject(unlearned),
+        original=_subject(_network(original, problem)),
+        unlearned=_subject(_network(unlearned, problem)),
         retrained=tuple(map(_subject, controls)),
         request=problem.request,
         test=problem.test,
         alike=problem.alike,
+        unseen=problem.sets.unseen,
         lab=lab,
     )
     if audits is not None:
@@ -178,15 +210,7 @@ def load(path: str | Path, recipe: Recipe, device: str | torch.device = "cpu") -
     Raises:
         ValueError: When the file is not safetensors, holds NaN, or does not fit the model.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no checkpoint at {path}; expected a safetensors file")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a safetensors file ({error}); save the state dict with "
-            "safetensors.torch.save_file. Pickled checkpoints are never loaded"
-        ) from error
+    state = weights(path)
     network = recipe.fresh()
     _check_fit(path, state, network.state_dict())
     network.load_state_dict(state)
@@ -195,10 +219,32 @@ def load(path: str | Path, recipe: Recipe, device: str | torch.device = "cpu") -
     return network.to(device).eval()
 
 
+def weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a checkpoint's weights.
+
+    Raises:
+        ValueError: When there is none, or it is not safetensors.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint at {path}; expected a safetensors file")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file ({error}); save the state dict with "
+            "safetensors.torch.save_file. Pickled checkpoints are never loaded"
+        ) from error
+
+
 def save(model: nn.Module, path: str | Path) -> None:
     """Write a model's state as safetensors, whole or not at all."""
+    write(model.state_dict(), path)
+
+
+def write(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write weights as safetensors, whole or not at all."""
     path = Path(path)
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     draft = path.with_name(f".draft-{path.name}")
     with guarded(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,6 +280,13 @@ def _built(kind: registry.Kind, value: Any) -> Any:
     if isinstance(value, str):
         return kind.build({"name": value})
     return kind.build(value) if isinstance(value, Mapping) else value
+
+
+def _network(model: Any, problem: Problem) -> Any:
+    """Return an estimator as the network it is, where the records are; all else as it is."""
+    if not is_estimator(model):
+        return model
+    return from_sklearn(model)[0].to(problem.request.retain.y.device)
 
 
 def _subject(model: nn.Module | Subject | Outcome) -> Subject:

@@ -62,6 +62,8 @@ class MethodCard(Card):
         mechanisms: What it does to a model; some settings may leave some of them out.
         search: Settings that a tuner searches, by dotted name; left out, the learning rate,
             if there is one.
+        foreseen: Whether `work` tells exactly what will be counted, or the most it can be
+            where that depends on the data: a search along a line, a run that stops early.
     """
 
     needs: tuple[Need, ...]
@@ -73,6 +75,7 @@ class MethodCard(Card):
     layers: tuple[LayerKind, ...] = ()
     mechanisms: tuple[Mechanism, ...] = ()
     search: Mapping[str, Search] = field(default_factory=dict)
+    foreseen: Literal["exactly", "at most"] = "exactly"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,11 @@ def test_the_foreseen_work_is_the_work_that_is_counted(method, posed):
     original, request = prepare(method, posed)
     foreseen = method.work(Sizes.of(request))
     counted = method(original, request, seed=0).cost
-    assert (foreseen.forward, foreseen.backward) == (counted.forward, counted.backward)
+    if method.card.foreseen == "exactly":
+        assert (foreseen.forward, foreseen.backward) == (counted.forward, counted.backward)
+    else:
+        assert 0 < counted.forward <= foreseen.forward
+        assert 0 <= counted.backward <= foreseen.backward
     assert counted.seconds > 0
 
 

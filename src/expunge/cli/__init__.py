@@ -13,6 +13,7 @@ from expunge.cli.audit import Audit
 from expunge.cli.demo import Demo
 from expunge.cli.flags import NESTED, Command, Work
 from expunge.cli.listing import List
+from expunge.cli.mask import Mask
 from expunge.cli.report import Report
 from expunge.cli.run import Run
 from expunge.cli.tune import Tune
@@ -23,6 +24,7 @@ COMMANDS: dict[str, type[Command]] = {
     "run": Run,
     "tune": Tune,
     "unlearn": Unlearn,
+    "mask": Mask,
     "audit": Audit,
     "report": Report,
     "list": List,

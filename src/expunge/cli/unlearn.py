@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from expunge.cli.flags import Switch, Work
+from expunge.cli.flags import MaybePath, Switch, Work
 from expunge.cli.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -29,11 +29,14 @@ class Unlearn(Inputs):
     Attributes:
         checkpoint: The trained model, as safetensors.
         out: Where the unlearned model goes; what it cost goes beside it, as JSON.
+        mask: Where to write what was taken from each weight, as safetensors; `expunge mask`
+            shows and applies it.
         json: Print JSON on standard output.
     """
 
     checkpoint: Path
     out: Path = Path("unlearned.safetensors")
+    mask: MaybePath = None
     json: Switch = False
 
     @property
@@ -46,11 +49,16 @@ class Unlearn(Inputs):
         from expunge.bench.check import check
         from expunge.bench.store import probe
 
-        if self.out.suffix != ".safetensors":
-            raise ValueError(f"expected --out to end in .safetensors, got {self.out}")
-        probe(self.out.parent)
-        if self.out.is_dir():
-            raise ValueError(f"--out {self.out} is a folder; name a file")
+        for name, file in (("out", self.out), ("mask", self.mask)):
+            if file is None:
+                continue
+            if file.suffix != ".safetensors":
+                raise ValueError(f"expected --{name} to end in .safetensors, got {file}")
+            probe(file.parent)
+            if file.is_dir():
+                raise ValueError(f"--{name} {file} is a folder; name a file")
+        if self.mask is not None and self.mask.resolve() == self.out.resolve():
+            raise ValueError(f"--out and --mask are both {self.out}; name two files")
         problem = self.problem()
         check(problem, [self.chosen])
         original = api.load(self.checkpoint, problem.recipe, self.device)
@@ -68,6 +76,8 @@ class Unlearn(Inputs):
             done = api.unlearn(original, problem, self.chosen, seed=self.seed, meter=meter)
         api.save(done.model, self.out)
         self._tell(problem, done)
+        if self.mask is not None:
+            api.mask(original, done, self.chosen.card.name).save(self.mask)
         return 0
 
     def _tell(self, problem: "Problem", done: "Outcome") -> None:

@@ -1,0 +1,177 @@
+"""SMU: subtract from the weights what the forget set's gradients once added to them.
+
+Cao and Yang, "Towards Making Systems Forget with Machine Unlearning", IEEE S&P 2015,
+https://doi.org/10.1109/SP.2015.35, subtract a record's part from the sums that a model is
+learned from. Ma et al., "Learn to Forget", https://arxiv.org/abs/2003.10933, take the sums of
+gradients of each epoch, and subtract them in the course of one epoch more.
+
+A network's later gradients depend on its earlier ones, which no subtraction undoes: the method
+is a baseline.
+
+Departures from the paper:
+    1. Nobody knows at training what will be forgotten. Training keeps the weights that each
+       epoch began with, and the forget set's gradients are taken from these at unlearning, in
+       eval mode and without augmentation: what the paper records, but for the drift of the
+       weights within an epoch. It costs one pass over the forget set per epoch of training.
+    2. A record's gradient is subtracted as often as it was added: times the sum of the epoch's
+       learning rates over the number of records, which is the mean of rate over batch size for
+       a record that may be in any batch. Momentum adds a gradient up to 1 / (1 - momentum)
+       times, and so much is subtracted; what was still to come when training ended is
+       subtracted too. Weight decay, which lets old gradients fade, is not reckoned with.
+    3. AdamW divides gradients by their size, so that nothing is a sum; it is refused.
+    4. The extra epoch has an optimiser of its own, at a constant learning rate, since the
+       schedule of training has ended. `mode="at_once"` subtracts everything before it.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core import notes, rng
+from expunge.core.cost import Cost
+from expunge.core.descent import Pass, descend, settle, train
+from expunge.core.grads import mean_gradient
+from expunge.core.rng import generator
+from expunge.core.state import Norms
+from expunge.core.traces import affordable, given, part_of, size_of, state_of
+from expunge.method import Method, MethodCard, Search, Sizes
+from expunge.types import Data, Descent, Recipe, Request, Trace, steps_of
+
+
+def weights_of_epochs(descent: Descent, steps: int, records: int) -> list[float]:
+    """Return what a record's gradient was multiplied by in each epoch, on average.
+
+    Args:
+        descent: Of the training, by sgd.
+        steps: Of each epoch.
+        records: That were trained on.
+    """
+    epochs = descent.epochs
+    scale = records * (1 - descent.momentum)
+
+    def progress(epoch: int, step: int) -> float:
+        if descent.stride == "epoch":
+            return epoch / epochs
+        return (epoch * steps + step) / (epochs * steps)
+
+    rates = [[descent.rate(progress(e, s)) for s in range(steps)] for e in range(epochs)]
+    return [sum(epoch) / scale for epoch in rates]
+
+
+@torch.no_grad()
+def move(model: nn.Module, by: Mapping[str, Tensor], times: float) -> None:
+    """Add `times` what is given for each parameter, in place."""
+    for name, p in model.named_parameters():
+        p.add_(by[name], alpha=times)
+
+
+def sums(recipe: Recipe) -> None:
+    """Refuse a recipe whose weights are no sum of gradients."""
+    if recipe.descent.optimizer != "sgd":
+        raise ValueError(
+            f"expected training by sgd, got {recipe.descent.optimizer}: smu subtracts gradients "
+            "from the sum that the weights are, and adamw divides them by their size; train by "
+            "sgd, or take 'amnesiac'"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SMU(Method):
+    """Take the forget set's gradients back while training goes on without it.
+
+    Attributes:
+        descent: Of the training on retained records meanwhile.
+        mode: Whether each of its steps takes its share back (`spread`), or all is taken back
+            before it (`at_once`).
+        scale: Of what is taken back; 1 is what was added.
+        norms: BatchNorm's policy on retained records.
+        limit: GiB that the kept weights may take; more is refused before training.
+    """
+
+    card = MethodCard(
+        name="smu",
+        source="https://doi.org/10.1109/SP.2015.35",
+        needs=("original", "retain", "forget", "trace"),
+        norms="updated on retained records by default",
+        null={"scale": 0.0, "descent": {"lr": 0.0}, "norms": "freeze"},
+        quick=False,
+        search={"descent.lr": Search(1e-4, 1e-1), "scale": Search(1e-2, 1.0)},
+        mechanisms=("raise the loss", "train on forget", "train on retain"),
+    )
+
+    descent: Descent = Descent(lr=1e-2, epochs=1)
+    mode: Literal["spread", "at_once"] = "spread"
+    scale: float = 1.0
+    norms: Norms = "update"
+    limit: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.scale < 0:
+            raise ValueError(f"expected scale >= 0, got {self.scale}")
+        if self.mode == "spread" and not self.descent.epochs:
+            raise ValueError(
+                "expected descent.epochs >= 1 to spread over, got 0; take mode='at_once'"
+            )
+
+    def train(self, recipe: Recipe, data: Data, seed: int) -> tuple[nn.Module, Trace]:
+        sums(recipe)
+        with rng.fenced(rng.derive(seed, "weights")):  # as `train` draws them
+            before = recipe.fresh()
+        epochs = recipe.descent.epochs
+        affordable(
+            size_of(before) * epochs,
+            self.limit,
+            f"the weights before each of {epochs} epochs",
+            "train for fewer epochs, or a smaller network",
+        )
+        states = [state_of(before)]
+        model = train(recipe, data, seed, lambda copied, _: states.append(state_of(copied)))
+        kept = enumerate(states[:epochs])
+        return model, {f"{n}/{k}": v for n, state in kept for k, v in state.items()}
+
+    def unlearn(self, model: nn.Module, request: Request, seed: int) -> nn.Module:
+        sums(request.recipe)
+        added = self._added(model, request, seed)
+        steps = request.retain.steps(self.descent.batch_size) * self.descent.epochs
+        share = self.scale / steps if self.mode == "spread" else 0.0
+        if self.mode == "at_once":
+            move(model, added, -self.scale)
+        teach = Pass(
+            request.retain,
+            lambda batch: request.task.loss(model, batch),
+            self.norms,
+            after=lambda _: move(model, added, -share) if share else None,
+        )
+        rounds = [[teach]] * self.descent.epochs
+        recipe, draws = request.recipe, generator(seed, "order")
+        descend(model, rounds, self.descent, recipe, draws, watch=request.watch)
+        settle(model, request.retain, self.norms, self.descent, recipe, draws)
+        return model
+
+    def _added(self, model: nn.Module, request: Request, seed: int) -> dict[str, Tensor]:
+        """Return what the forget set's gradients added to the weights in training."""
+        trace, recipe = given(request.trace, self.card.name), request.recipe
+        records = len(request.retain) + len(request.forget)
+        steps = steps_of(records, recipe.descent.batch_size)
+        weights = weights_of_epochs(recipe.descent, steps, records)
+        then = copy.deepcopy(model)
+        added = {k: torch.zeros_like(p) for k, p in model.named_parameters()}
+        for epoch, weight in enumerate(weights):
+            then.load_state_dict(part_of(trace, str(epoch)))
+            draws = generator(seed, "gradients", epoch)
+            batches = recipe.ordered(request.forget, self.descent.batch_size, draws)
+            gradient = mean_gradient(then, request.task, batches)
+            for name, part in gradient.items():
+                added[name].sub_(part, alpha=weight * len(request.forget))
+        size = sum(float(part.double().square().sum()) for part in added.values()) ** 0.5
+        notes.add("norm of what is taken back", self.scale * size)
+        return added
+
+    def work(self, sizes: Sizes) -> Cost:
+        samples = sizes.forget * sizes.epochs + sizes.retain * self.descent.epochs
+        again = sizes.retain * (self.norms == "recalibrate")
+        return Cost(forward=samples + again, backward=samples)
