@@ -41,6 +41,15 @@ SPECS = {
 }
 
 
+CLASSES = ("classification", "denoising")  # tasks with a problem of whole classes
+
+WITHHELD = {
+    "name": "withheld",
+    "of": {"name": "blobs", "classes": 10, "train": 200},
+    "classes": [6, 7, 8, 9],
+}
+
+
 def images(classes: int = 6, train: int = 120) -> Sets:
     """Make noisy 8 x 8 images of one pattern per class; half as many are held out."""
     n, rng = train * 3 // 2, generator(0, "images")
@@ -69,9 +78,23 @@ def make(name: str) -> Made:
     return Made(problem, problem.train(0))
 
 
+def withheld(model: dict) -> Made:
+    """Make a problem of forgetting one class, with four that no model is trained on."""
+    source = registry.data.build(WITHHELD)
+    problem = pose(
+        source.load(),
+        registry.forget.build({"name": "class", "classes": [0]}),
+        registry.models.build(model),
+        Training(descent=Descent(lr=0.05, epochs=30, batch_size=32)),
+        source=source,
+    )
+    return Made(problem, problem.train(0))
+
+
 @pytest.fixture(scope="session")
 def made() -> dict[str, Made]:
-    return {name: make(name) for name in SPECS}
+    of_classes = {f"withheld_{task}": withheld(SPECS[task][1]) for task in CLASSES}
+    return {name: make(name) for name in SPECS} | of_classes
 
 
 @pytest.fixture(params=list(SPECS))

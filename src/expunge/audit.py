@@ -57,6 +57,8 @@ class AuditCard(Card):
             predictions knows nothing.
         alone: Whether the answer on a model depends on no other model of the case, nor on how
             any was unlearned; that on a control is then given once for all cases of a run.
+        withheld: Whether it asks about whole classes, and of classes that were withheld from
+            training altogether.
         toy: Settings fit for a problem of a few hundred records.
     """
 
@@ -70,6 +72,7 @@ class AuditCard(Card):
     trains: bool = False
     probes: bool = False
     alone: bool = False
+    withheld: bool = False
     toy: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -84,6 +87,7 @@ class Case:
         request: What was to be forgotten.
         test: Records that neither training nor any method has seen.
         alike: Records like that, of the forget set's kind; left out, all of `test` are.
+        unseen: Records of classes that no model was trained on, numbered from 0; None: none.
         lab: Makes further models for the audits that need them.
     """
 
@@ -93,6 +97,7 @@ class Case:
     request: Request
     test: Data
     alike: Data | None = None
+    unseen: Data | None = None
     lab: Lab | None = None
 
     def without(self, index: int) -> "Case":
@@ -107,7 +112,7 @@ class Case:
         """On what answers depend besides the models: the very records, the recipe, the shelf."""
         request, shelf = self.request, self.lab and self.lab.shelf
         sets = (request.retain, request.forget, request.val, request.nonmembers)
-        return (*sets, self.test, self.alike, key(request.recipe), shelf)
+        return (*sets, self.test, self.alike, self.unseen, key(request.recipe), shelf)
 
     @cached_property
     def nonmembers(self) -> Data:
@@ -271,11 +276,18 @@ class Finding:
         such answers is (n - 2) / (n - 1) of what it is for a stranger.
         """
         answers = [a.headline for a in self.retrained]
+        if self.undefined:
+            return None
         if not self.audit.card.peers:
             return stats.spread(answers)
         n = len(answers)
         spread = stats.spread(answers)
         return None if spread is None or n < 3 else spread * (n - 1) / (n - 2)
+
+    @property
+    def undefined(self) -> bool:
+        """Whether the headline of any of the models is not a number, so that none compare."""
+        return any(math.isnan(a.headline) for a in (self.unlearned, self.original, *self.retrained))
 
     @cached_property
     def p_records(self) -> float | None:
@@ -284,7 +296,9 @@ class Finding:
         DeLong's paired test where the headline is an area under a ROC curve, else by the
         bootstrap's interval; None without controls or without records.
         """
-        return None if self.gap is None else self._over_records(self.unlearned, self.gap)
+        if self.gap is None or self.undefined:
+            return None
+        return self._over_records(self.unlearned, self.gap)
 
     def _over_records(self, answer: Answer, gap: Interval) -> float | None:
         if answer.paired is not None:
@@ -304,14 +318,16 @@ class Finding:
             spread = stats.beyond(self.gap.value, self.floor, len(self.retrained))
             return max(spread, self.p_records or 0.0)
         null = self.unlearned.null
-        return None if null is None else null.against(self.unlearned.headline)
+        if null is None or self.undefined:
+            return None
+        return null.against(self.unlearned.headline)
 
     @property
     def verdict(self) -> Verdict:
         """What may be concluded, in two words."""
         if self.audit.card.ideal != "retrained":
             return "measured"
-        if self.audit.card.peers and self.floor is None:
+        if self.undefined or (self.audit.card.peers and self.floor is None):
             return "cannot tell"
         if self.gap is not None and self.floor is not None:
             return self._against_retraining(self.gap, self.floor)
@@ -364,6 +380,8 @@ class Finding:
         ideal = self.audit.card.ideal
         if ideal != "retrained":
             return f"{'More' if ideal == 'max' else 'Less'} is better; it proves nothing."
+        if self.undefined:
+            return "Nothing can be concluded: the number is not defined for every model."
         if self.gap is None:
             return self._without_control()
         if self.floor is None:
@@ -521,7 +539,7 @@ class Audit(Settings, ABC):
                 f"{name} needs {needs}, but here it is not known how the model was unlearned; "
                 "run it from a spec (`expunge run`), or give the lab `unlearn`"
             )
-        if needs.shadows or needs.unlearned_shadows:
+        if needs.shadows or needs.unlearned_shadows or needs.shadow_networks:
             self._check_shadows(case)
 
     def _check_shadows(self, case: Case) -> None:

@@ -19,7 +19,7 @@ from expunge.core.rng import derive, fenced, generator
 from expunge.core.view import View
 from expunge.data.strata import matched
 from expunge.pool import Kept, Pool, Shadows
-from expunge.subject import Refused, WhiteBox
+from expunge.subject import Refused, Score, WhiteBox
 from expunge.types import Data, Json, Recipe, Request
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,14 @@ class Needs:
         retrained: Models that never saw the forget set, apart from a case's controls.
         unlearned_shadows: Shadow models that unlearned their part of the forget set, and of
             records to compare it with, by the same method.
+        shadow_networks: Shadow models of which more is asked than their margins.
     """
 
     shadows: int = 0
     unlearned: int = 0
     retrained: int = 0
     unlearned_shadows: int = 0
+    shadow_networks: int = 0
 
     def __str__(self) -> str:
         """Say how many of which, as an error does."""
@@ -52,6 +54,7 @@ class Needs:
             "more models that the same method unlearned from the same original": self.unlearned,
             "retrained models of its own": self.retrained,
             "shadow models that the same method unlearned": self.unlearned_shadows,
+            "shadow models that can be asked again": self.shadow_networks,
         }
         return " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
@@ -266,6 +269,25 @@ class Lab:
         data, task = self.pool.data if data is None else data, self.request.task
         return WhiteBox(model).score(data, task, confidence, 0)
 
+    def said_by_shadow(self, number: int, about: Json, score: Score) -> Float[Tensor, "pool *_"]:
+        """Return what a shadow model says of every record of the pool, besides its margins.
+
+        Args:
+            number: Of the shadow; `Pool.half` says what it was trained on.
+            about: Plain data that tells this score from any other.
+            score: Takes outputs and right answers, returns one row per record.
+
+        Raises:
+            Refused: Where the target's recipe is not known.
+        """
+        self.check_recipe()
+
+        def ask() -> Mapping[str, Tensor]:
+            (model,) = self.train([self.order("shadow", number)])
+            return {"said": WhiteBox(model).score(self.pool.data, self.request.task, score, 0)}
+
+        return self.keep({"said": plain(about), "by": self.about_shadow(number)}, ask)["said"]
+
     def unlearned_shadows(self, count: int) -> Shadows:
         """Return what shadow models say that unlearned their part of what is asked about.
 
@@ -352,7 +374,7 @@ def beside(request: Request, others: Data) -> Data:
 
     Without the same mix an attack may tell classes apart, not membership.
     """
-    if request.task.card.name != "classification":
-        return others
+    if request.task.card.name not in ("classification", "denoising"):
+        return others  # records without a class
     whole = View(others, torch.arange(len(others)))
     return matched(whole, request.forget, generator(0, "nonmembers"))

@@ -250,7 +250,8 @@ def bootstrap(
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double)
     intervals = {}
     for name, value in values.items():
-        low, high = torch.cat([p[name] for p in parts]).double().quantile(tails).tolist()
+        # A rate is not a number in a resample without what it is a rate of.
+        low, high = torch.cat([p[name] for p in parts]).double().nanquantile(tails).tolist()
         intervals[name] = Interval(value, low, high)
     return intervals
 

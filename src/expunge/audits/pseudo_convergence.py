@@ -127,7 +127,7 @@ class PseudoConvergence(Audit):
         }
         said = f"outputs match retraining's, but {' and '.join(speaking)} do not: the records "
         warnings = (said + "are still inside",) if matched and speaking else ()
-        return Answer(values=values | mine.values, arrays=mine.arrays, warnings=warnings)
+        return Answer(values=values | {**mine.values}, arrays=mine.arrays, warnings=warnings)
 
     def _matches(self, mine: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> bool:
         """Return whether every accuracy is like that of retrained models."""

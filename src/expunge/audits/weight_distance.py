@@ -21,8 +21,14 @@ def norm(differences: Iterable[Tensor]) -> float:
 
 
 def differences(one: nn.Module, other: nn.Module) -> dict[str, Tensor]:
-    """Return the difference of every floating-point entry, BatchNorm's buffers included."""
+    """Return the difference of every floating-point entry, BatchNorm's buffers included.
+
+    Between networks of other shapes, as an ensemble and one network are, there is none: every
+    entry is then NaN.
+    """
     theirs = other.state_dict()
+    if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in one.state_dict().items()}:
+        return {k: torch.full_like(v, torch.nan) for k, v in one.named_parameters()}
     return {
         k: v.detach().cpu().double() - theirs[k].detach().cpu().double()
         for k, v in one.state_dict().items()
