@@ -29,7 +29,12 @@ TABLE = {
     "audits": [{"name": "accuracy"}, {"name": "cost"}, {"name": "weight_distance"}],
     "retrained": 2,
 }
-ALL = [{"name": n, **vars(cls)["card"].toy} for n, cls in registry.audits.known().items()]
+CARDS = [vars(cls)["card"] for cls in registry.audits.known().values()]
+ALL = [  # that can be asked of a classifier and some of its records
+    {"name": card.name, **card.toy}
+    for card in CARDS
+    if "classification" in card.tasks and not card.withheld
+]
 
 
 def spec(**changes: Json) -> Spec:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from expunge.bench.demo import demo
+from expunge.bench.run import problems
 from expunge.bench.spec import Spec, SpecError, parse, read
 
 TABLE = {
@@ -53,6 +54,47 @@ def test_what_is_left_out_has_defaults() -> None:
 def test_mistakes_are_named(change: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse(TABLE | change)
+
+
+PAIRS = {
+    "name": "pairs",
+    "methods": TABLE["methods"],
+    "training": {"descent": {"epochs": 3}},
+    "problems": [
+        {"data": {"name": "blobs"}, "model": {"name": "mlp"}, "forget": {"name": "random"}},
+        {
+            "data": {"name": "chains"},
+            "model": {"name": "lstm"},
+            "forget": {"name": "random", "count": 5},
+            "training": {"descent": {"epochs": 2}},
+        },
+    ],
+}
+
+
+def test_problems_are_posed_as_they_are_listed() -> None:
+    spec = parse(PAIRS)
+    first, second = problems(spec)
+    assert (first.recipe.model.card.name, second.recipe.model.card.name) == ("mlp", "lstm")
+    assert (first.recipe.descent.epochs, second.recipe.descent.epochs) == (3, 2)
+    assert len(second.request.forget) == 5
+    grid = parse(TABLE | {"models": [{"name": "mlp"}, {"name": "linear"}]})
+    assert [c.model.card.name for c in grid.combinations()] == ["mlp", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": [{"name": "blobs"}]}, "either 'problems' or"),
+        ({"problems": [{"data": {"name": "blobs"}}]}, r"\[\[problems\]\].*model"),
+        ({"problems": [3]}, r"\[\[problems\]\], got"),
+        ({"problems": []}, "at least one entry under 'data'"),
+        ({"problems": [PAIRS["problems"][0] | {"modell": 1}]}, "modle"),
+    ],
+)
+def test_mistakes_in_problems_are_named(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse(PAIRS | change)
 
 
 def test_the_file_is_named_too(tmp_path: Path) -> None:

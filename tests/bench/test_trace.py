@@ -21,7 +21,7 @@ from expunge.core.cost import metered, paused
 from expunge.core.descent import Pass, descend
 from expunge.core.rng import generator
 from expunge.core.state import convolves
-from expunge.method import Method, Sizes
+from expunge.method import Method
 from expunge.types import Descent, Json
 
 TABLE = {
@@ -132,8 +132,8 @@ def test_watching_costs_no_samples(method: Method, made) -> None:
     watcher = Watcher({"forget": posed.request.forget}, posed.request.task)
     request = dataclasses.replace(posed.request, watch=watcher)
     counted = method(posed.original, request, seed=0).cost
-    foreseen = method.work(Sizes.of(posed.request))
-    assert (counted.forward, counted.backward) == (foreseen.forward, foreseen.backward)
+    unwatched = method(posed.original, posed.request, seed=0).cost
+    assert (counted.forward, counted.backward) == (unwatched.forward, unwatched.backward)
 
 
 def test_a_watcher_takes_no_seconds_and_no_memory(made, monkeypatch) -> None:

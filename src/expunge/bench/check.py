@@ -31,6 +31,7 @@ def check(problem: Problem, methods: Iterable[Method] = (), audits: Iterable[Aud
             f"crop and flip are for images, but a record here has shape {shape}; leave "
             "`augment` out"
         )
+    _check_tokens(problem)
     _try_network(problem)
     case, methods = stand_in(problem), tuple(methods)
     for method in methods:
@@ -77,8 +78,25 @@ def stand_in(problem: Problem) -> Case:
         request=problem.request,
         test=problem.test,
         alike=problem.alike,
+        unseen=problem.sets.unseen,
         lab=problem.lab(0),
     )
+
+
+def _check_tokens(problem: Problem) -> None:
+    """Refuse token numbers for which a network with a vocabulary of its own has no room."""
+    model, train = problem.recipe.model, problem.sets.train
+    known = getattr(model, "vocabulary", None)
+    if known is None:
+        return
+    parts = (train, problem.sets.test)
+    batches = (part.take(torch.arange(len(part))) for part in parts)
+    largest = max(int(batch.x.max()) for batch in batches if isinstance(batch.x, Tensor))
+    if largest >= known:
+        raise ValueError(
+            f"records hold token number {largest}, but '{model.card.name}' has a vocabulary of "
+            f"{known}; set vocabulary = {largest + 1}, or the size of the one they were coded by"
+        )
 
 
 def _try_network(problem: Problem) -> None:

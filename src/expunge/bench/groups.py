@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 Record = Mapping[str, Any]
 T = TypeVar("T")
 
+LISTED = 4  # entries of a list that are worth naming all
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Group:
@@ -45,6 +47,9 @@ def spoken(value: object) -> str:
         return f"{value:g}"
     if isinstance(value, str):
         return value
+    if isinstance(value, list | tuple) and len(value) > LISTED:
+        some = ", ".join(spoken(part) for part in value[: LISTED - 1])
+        return f"[{some}, … {len(value)} in all]"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -56,9 +61,17 @@ def labels(things: Sequence[Mapping[str, Any]]) -> list[str]:
     differing = {name: _differing([s for _, s in same]) for name, same in namesakes.items()}
     out = []
     for name, mine in pairs:
-        told = ", ".join(f"{n.split('.')[-1]} {spoken(mine.get(n))}" for n in differing[name])
+        told = ", ".join(_told(n, mine) for n in differing[name] if n in mine)
         out.append(f"{name} ({told})" if told else name)
     return out
+
+
+def _told(name: str, settings: Mapping[str, Any]) -> str:
+    """Return a setting and its value; what is part of another is called after that."""
+    whose, _, last = name.rpartition(".")
+    word = whose.rpartition(".")[2] if whose and last == "name" else last
+    value = settings[name]
+    return f"no {word}" if value is None else f"{word} {spoken(value)}"
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -66,7 +79,7 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(settings) == 1:
         return []
     names = dict.fromkeys(name for each in settings for name in each)
-    return [n for n in names if len({spoken(each.get(n)) for each in settings}) > 1]
+    return [n for n in names if len({frozen(each.get(n)) for each in settings}) > 1]
 
 
 def gathered(things: Iterable[T], by: Callable[[T], Hashable]) -> dict[Hashable, list[T]]:

@@ -48,16 +48,18 @@ def further(
     problem: Problem, method: Method, seed: int, audits: Sequence[Audit]
 ) -> tuple[Stage, ...]:
     """Return the stages of models that audits need besides the one in question and controls."""
-    again, alone, count, after = (
+    again, alone, count, after, kept = (
         max((getattr(audit.needs, kind) for audit in audits), default=0)
-        for kind in ("unlearned", "retrained", "shadows", "unlearned_shadows")
+        for kind in ("unlearned", "retrained", "shadows", "unlearned_shadows", "shadow_networks")
     )
     lab = problem.lab(seed)
     orders = [lab.order("retrained", number) for number in range(alone)]
+    halves = [lab.order("shadow", number) for number in range(kept)]
     return (
         *(unlearned(problem, method, seed, number) for number in range(1, again + 1)),
         *(training(f"retrained model {i}", *order) for i, order in enumerate(orders)),
-        *shadows(problem, count, kept=after),
+        *(training(f"shadow model {i}", *order) for i, order in enumerate(halves)),
+        *shadows(problem, count, kept=max(after, kept)),
         *(unlearned_shadow(problem, method, number) for number in range(after)),
     )
 
@@ -188,6 +190,7 @@ def audited(
                 request=request,
                 test=problem.test,
                 alike=problem.alike,
+                unseen=problem.sets.unseen,
                 lab=bench.lab(
                     problem,
                     seed,

@@ -90,7 +90,7 @@ def pace(problem: Problem) -> Pace:
         step = once() / len(some)
         start = time.perf_counter()
         with torch.no_grad(), mode(model, training=False):
-            for batch in some.batches(500):
+            for batch in recipe.ordered(some, 500, generator(0, "pace")):
                 model(batch.x)
         forward = (time.perf_counter() - start) / len(some)
     return Pace(forward, step)

@@ -1,9 +1,8 @@
 """A deletion problem: records, which of them go, and how the original was trained."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +14,7 @@ from expunge.lab import Lab
 from expunge.pool import Pool
 from expunge.subject import WhiteBox
 from expunge.tasks.categorical import Classification, NextToken
+from expunge.tasks.denoising import Denoising
 from expunge.types import (
     Architecture,
     Augment,
@@ -38,11 +38,14 @@ class Training(Settings):
         descent: The optimiser.
         augment: Changes of the images.
         weights: Of the classes in the loss.
+        task: What the model is asked. Left out, an architecture that denoises denoises, and any
+            other is asked for the records' answers: the next token, or the class.
     """
 
     descent: Descent = Descent(lr=0.05, epochs=20, schedule="onecycle", weight_decay=5e-4)
     augment: Augment = Augment()
     weights: tuple[float, ...] | None = None
+    task: Literal["denoising"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class Pretraining(Settings):
         return Recipe(
             model=model,
             inputs=sets.train.shape,
-            task=task_of(sets),
+            task=task_of(sets, model, Training()),
             descent=self.descent,
             augment=self.augment,
         )
@@ -108,6 +111,8 @@ class Problem:
         found = {name: getattr(self.request, name).digest for name in names}
         if self.alike is not None:
             found["alike"] = self.alike.digest
+        if self.sets.unseen is not None:
+            found["unseen"] = self.sets.unseen.digest
         return found | {"train": self.sets.train.digest, "test": self.test.digest}
 
     @cached_property
@@ -157,13 +162,15 @@ def pose(
     Raises:
         ValueError: In one sentence, for records or settings that make no sense together.
     """
-    task = task_of(sets, training.weights)
+    task = task_of(sets, model, training)
     on_device(device)
     checked(sets, task)
     parts = divide(sets, forget, holdout or Holdout())
     sets = sets._replace(train=sets.train.to(device), test=sets.test.to(device))
     if sets.planted is not None:
         sets = sets._replace(planted=sets.planted.to(device))
+    if sets.unseen is not None:
+        sets = sets._replace(unseen=sets.unseen.to(device))
     recipe = Recipe(
         model=model,
         inputs=sets.train.shape,
@@ -185,12 +192,41 @@ def pose(
     )
 
 
-def task_of(sets: Sets, weights: Sequence[float] | None = None) -> Task:
-    """Return the task that the records' answers call for."""
+def task_of(sets: Sets, model: Architecture, training: Training) -> Task:
+    """Return the task that the architecture or the training names, or the answers call for.
+
+    Raises:
+        ValueError: For a denoiser of records that have no class, or more than it is made for.
+    """
+    if model.denoises or training.task == "denoising":
+        return _denoising(sets, model, training)
     if sets.train.y.dim() > 1:
-        return NextToken(classes=1 + int(max(sets.train.y.max(), sets.test.y.max())))
+        found = NextToken(classes=1 + int(max(sets.train.y.max(), sets.test.y.max())))
+        return model.adapt(found)
     classes = len(sets.classes) or 1 + int(sets.train.y.max())
-    return Classification(classes=classes, weights=tuple(weights) if weights else None)
+    weights = training.weights
+    found = Classification(classes=classes, weights=tuple(weights) if weights else None)
+    return model.adapt(found)  # some networks are trained by a loss of their own
+
+
+def _denoising(sets: Sets, model: Architecture, training: Training) -> Denoising:
+    if training.weights is not None:
+        raise ValueError("denoising does not weigh classes; leave `weights` out of the training")
+    y = sets.train.y
+    if y.dim() > 1 or y.is_floating_point():
+        raise ValueError(
+            f"denoising is conditioned on one class for each record, got answers of shape "
+            f"{tuple(y.shape[1:])} and {y.dtype}; take records of images or features with a class"
+        )
+    classes = max(len(sets.classes), 1 + int(max(y.max(), sets.test.y.max())))
+    conditions = getattr(model, "conditions", classes)
+    if conditions < classes:
+        raise ValueError(
+            f"the data has {classes} classes, but '{model.card.name}' is made for {conditions} "
+            f"conditions; set conditions = {classes}"
+        )
+    pixels = len(sets.train.shape) == 3
+    return Denoising(mean=0.5, std=0.5) if pixels else Denoising()
 
 
 def on_device(name: str) -> torch.device:

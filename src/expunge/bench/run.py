@@ -106,7 +106,8 @@ def problems(spec: Spec, device: str = "cpu", store: Store | None = None) -> Ite
             loaded[source] = source.load()
         return loaded[source]
 
-    for source, model, forget in product(spec.data, spec.models, spec.forget):
+    for asked in spec.combinations():
+        source, model, forget = asked.data, asked.model, asked.forget
         start = None
         if spec.pretraining is not None:
             other = load(spec.pretraining.data)
@@ -115,7 +116,7 @@ def problems(spec: Spec, device: str = "cpu", store: Store | None = None) -> Ite
             pose,
             load(source),
             model=model,
-            training=spec.training,
+            training=asked.training or spec.training,
             holdout=spec.holdout,
             source=source,
             start=start,

@@ -1,8 +1,9 @@
 """What a run computes: a strict TOML file that becomes dataclasses."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ class SpecError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Combination(Settings):
+    """Records, a model and a forget set that belong together.
+
+    Attributes:
+        data: Where the records come from.
+        model: Architecture of the original.
+        forget: What is to be forgotten.
+        training: How originals are trained; left out, as the spec says for all.
+    """
+
+    data: Source
+    model: Architecture
+    forget: Forget
+    training: Training | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spec(Settings):
     """A grid: every combination of data, model, forget set, method and seed.
 
@@ -37,6 +55,8 @@ class Spec(Settings):
         data: Where records come from.
         models: Architectures of the original.
         forget: What is to be forgotten.
+        problems: Instead of these three, the combinations of them that make sense: a text has
+            another model than a picture.
         methods: What is to be compared.
         audits: What is asked of every unlearned model; empty, all that apply.
         training: How originals are trained.
@@ -49,9 +69,10 @@ class Spec(Settings):
     """
 
     name: str
-    data: tuple[Source, ...]
-    models: tuple[Architecture, ...]
-    forget: tuple[Forget, ...]
+    data: tuple[Source, ...] = ()
+    models: tuple[Architecture, ...] = ()
+    forget: tuple[Forget, ...] = ()
+    problems: tuple[Combination, ...] = ()
     methods: tuple[Method, ...]
     audits: tuple[Audit, ...] = ()
     training: Training = field(default_factory=Training)
@@ -63,13 +84,25 @@ class Spec(Settings):
     tied: Mapping[Forget, tuple[int, ...]] = field(default_factory=dict, metadata={"key": False})
 
     def __post_init__(self) -> None:
-        for name in ("data", "models", "forget", "methods", "seeds"):
+        lists = ("data", "models", "forget")
+        if self.problems and any(getattr(self, name) for name in lists):
+            raise SpecError(
+                "expected either 'problems' or 'data', 'models' and 'forget', got both; write "
+                "every combination under 'problems', or none"
+            )
+        for name in (*(() if self.problems else lists), "methods", "seeds"):
             if not getattr(self, name):
                 raise SpecError(f"expected at least one entry under '{name}', got none")
         if self.retrained < 0:
             raise SpecError(f"expected retrained >= 0, got {self.retrained}")
         if len(set(self.seeds)) < len(self.seeds):
             raise SpecError(f"expected different seeds, got {list(self.seeds)}")
+
+    def combinations(self) -> Iterator[Combination]:
+        """Yield what is to be posed: the problems named, or all of the grid."""
+        yield from self.problems
+        for data, model, forget in product(self.data, self.models, self.forget):
+            yield Combination(data=data, model=model, forget=forget)
 
     def seeds_of(self, forget: Forget) -> tuple[int, ...]:
         """Return the seeds that a forget set is for."""
@@ -111,6 +144,7 @@ def parse(table: Mapping[str, Json]) -> Spec:
     seeds = rest["seeds"] = tuple(rest.get("seeds", (0,)))
     rest["forget"], splits = _untied(rest.get("forget", []), seeds)
     lists: dict[str, Any] = {name: _several(name, rest.pop(name, [])) for name in KINDS}
+    lists["problems"] = _several("problems", rest.pop("problems", []))
     whole: dict[str, Any] = {
         name: _one(name, cls, rest.pop(name, {}))
         for name, cls in (("training", Training), ("holdout", Holdout))
@@ -144,7 +178,10 @@ def _several(name: str, tables: Json) -> tuple[Json, ...]:
     built = []
     for table in tables:
         try:
-            built += [KINDS[name].build(each) for each in _presets(table)]
+            if name == "problems":
+                built.append(build(Combination, table))
+            else:
+                built += [KINDS[name].build(each) for each in _presets(table)]
         except ValueError as error:
             raise SpecError(f"[[{name}]] {error}") from error
     return tuple(built)

@@ -166,6 +166,11 @@ def prepared(spec: Spec, tuning: Tuning, names: Sequence[str] = (), device: str 
             "tuning compares with retrained models, but the spec has retrained = 0; set it to 1 "
             "or more, or give accuracies to aim at"
         )
+    if spec.problems:
+        raise ValueError(
+            "tuning searches one grid, but the spec lists 'problems'; give it one of them as "
+            "'data', 'models' and 'forget'"
+        )
     searched, others = _divided(spec, names)
     wanted = replace(
         spec,
