@@ -16,11 +16,14 @@ from benchmarks import (
     challenge,
     fisher,
     forgetting_quality,
+    forsaken,
     memory,
     packed,
     recall,
+    relearn,
     saliency,
     shadows,
+    sisa,
     training,
     unlearning_cost,
 )
@@ -45,8 +48,11 @@ PARTS: dict[str, Callable[[], list[Claim]]] = {
     "saliency": saliency.claims,
     "recall": recall.claims,
     "shadows": shadows.claims,
+    "relearn": relearn.claims,
+    "sisa": sisa.claims,
     "unlearning_cost": unlearning_cost.claims,
     "challenge": challenge.claims,
+    "forsaken": forsaken.claims,
 }
 
 
