@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +31,7 @@ from expunge.models.given import Given
 from expunge.models.sklearn_models import check_estimator, from_sklearn, is_estimator
 from expunge.pool import Kept
 from expunge.subject import Subject, WhiteBox
-from expunge.types import Architecture, Json, Recipe, Refused, Sets, Source
+from expunge.types import Architecture, Json, Recipe, Refused, Sets, Source, Trace
 
 Named = str | Mapping[str, Json]
 
@@ -88,8 +88,26 @@ def problem(
     return posed
 
 
+class Trained(NamedTuple):
+    """An original that a method trained its own way, and what it needs to unlearn from it.
+
+    Attributes:
+        model: The original.
+        trace: What training left behind, by name; to be kept as long as the model is.
+    """
+
+    model: nn.Module
+    trace: Trace
+
+
+def train(problem: Problem, method: Named | Method = "finetune", *, seed: int = 0) -> Trained:
+    """Train an original as a method wants it: SISA in shards and slices, others by the recipe."""
+    chosen: Method = _built(registry.methods, method)
+    return Trained(*chosen.train(problem.recipe, problem.sets.train, seed))
+
+
 def unlearn(
-    model: nn.Module | Any,
+    model: nn.Module | Trained | Any,
     problem: Problem,
     method: Named | Method = "finetune",
     *,
@@ -100,9 +118,21 @@ def unlearn(
 
     An estimator of scikit-learn's is taken as the network it is; what comes back is one, which
     `expunge.models.sklearn_models.to_sklearn` makes an estimator of again.
+
+    Raises:
+        Refused: Where the method unlearns from what its own training left behind (`train`), and
+            only a model is given.
     """
-    chosen: Method = _built(registry.methods, method)
-    return chosen(_network(model, problem), problem.request, seed=seed, meter=meter)
+    chosen, request = _built(registry.methods, method), problem.request
+    if isinstance(model, Trained):
+        model, request = model.model, replace(request, trace=model.trace)
+    elif chosen.trains:
+        raise Refused(
+            f"{chosen.card.name} unlearns from an original that it has trained its own way, and "
+            "from what that left behind; make both by api.train(problem, method), or run it from "
+            "a spec (`expunge run`)"
+        )
+    return chosen(_network(model, problem), request, seed=seed, meter=meter)
 
 
 def mask(original: nn.Module, unlearned: nn.Module | Outcome, method: Named | Method = "") -> Mask:

@@ -168,6 +168,11 @@ class Method(Settings, ABC):
         return ()
 
     @property
+    def trains(self) -> bool:
+        """Whether it trains the original its own way, and unlearns from no other."""
+        return type(self).train is not Method.train
+
+    @property
     def needs(self) -> tuple[Need, ...]:
         """What it reads: what its card names, and what its parts read."""
         named = dict.fromkeys(self.card.needs)

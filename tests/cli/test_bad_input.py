@@ -210,6 +210,12 @@ def test_an_unknown_method(call: Call, here: Path) -> None:
     assert contents(here) == before
 
 
+def test_a_method_that_wants_an_original_of_its_own(call: Call, here: Path) -> None:
+    before = contents(here)
+    refused(unlearn(call, "sisa"), "trained its own way", "`expunge run`", "`api.train`")
+    assert contents(here) == before
+
+
 def test_a_label_beyond_the_head(call: Call, here: Path) -> None:
     npz(here / "high.npz", y_test=np.arange(60) % 7)
     before = contents(here)

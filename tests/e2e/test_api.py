@@ -80,6 +80,20 @@ def test_checkpoints_come_back_as_they_were_saved(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["o.safetensors"]
 
 
+def test_a_method_that_trains_its_own_way_unlearns_from_what_it_left_behind():
+    problem = api.problem("digits", "mlp", forget=range(20), training=QUICK)
+    sisa = {"name": "sisa", "shards": 3, "slices": 2}
+    trained = api.train(problem, sisa, seed=1)
+    outcome = api.unlearn(trained, problem, sisa, seed=1)
+    assert 0 < outcome.cost.backward < len(problem.request.retain) * 3
+    assert type(outcome.model) is type(trained.model)
+    with pytest.raises(Refused, match="trained its own way"):
+        api.unlearn(trained.model, problem, sisa)
+    plain = api.train(problem, "finetune", seed=1)
+    assert not plain.trace
+    assert torch.equal(next(plain.model.parameters()), next(problem.train(1).parameters()))
+
+
 def test_black_boxes_are_audited_by_what_they_give():
     from expunge.subject import Served, WhiteBox
 

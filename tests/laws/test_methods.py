@@ -36,7 +36,7 @@ def prepare(method: Method, posed) -> tuple[torch.nn.Module, Request]:
         pytest.skip("not for this task")
     if "convolution" in method.card.layers and not convolves(posed.original):
         pytest.skip("not for networks without convolutions")
-    if type(method).train is Method.train:
+    if not method.trains:
         return posed.original, request
     original, trace = method.train(problem.recipe, problem.sets.train, 0)
     return original, dataclasses.replace(request, trace=trace)

@@ -124,8 +124,7 @@ def unlearned_shadow(problem: Problem, method: Method, number: int) -> Stage:
     """Return the stage in which a shadow model unlearns its part of what is asked about."""
     lab = problem.shadowing
     order = lab.order("shadow", number)
-    own = type(method).train is not Method.train
-    before = training(f"shadow model {number}", *order, by=method if own else None)
+    before = training(f"shadow model {number}", *order, by=method if method.trains else None)
     request, _ = lab.shadow_request(number)
 
     def make(bench: Bench, meter: Meter) -> Artifact:

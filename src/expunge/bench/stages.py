@@ -184,13 +184,12 @@ def pretraining(recipe: Recipe, data: Data, seed: int, about: Mapping[str, Json]
 
 def original(problem: Problem, method: Method, seed: int) -> Stage:
     """Return the stage that trains the model `method` starts from."""
-    own = type(method).train is not Method.train
     return training(
         f"original, seed {seed}",
         problem.recipe,
         problem.sets.train,
         derive(seed, "train"),
-        by=method if own else None,
+        by=method if method.trains else None,
     )
 
 

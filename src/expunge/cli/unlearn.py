@@ -59,6 +59,12 @@ class Unlearn(Inputs):
                 raise ValueError(f"--{name} {file} is a folder; name a file")
         if self.mask is not None and self.mask.resolve() == self.out.resolve():
             raise ValueError(f"--out and --mask are both {self.out}; name two files")
+        if self.chosen.trains:
+            raise ValueError(
+                f"{self.chosen.card.name} unlearns from an original that it has trained its own "
+                "way, and from what that left behind, which no checkpoint holds; run it from a "
+                "spec (`expunge run`), or in Python by `api.train` and `api.unlearn`"
+            )
         problem = self.problem()
         check(problem, [self.chosen])
         original = api.load(self.checkpoint, problem.recipe, self.device)
