@@ -116,6 +116,18 @@ def test_a_method_is_judged_by_its_worst_seed():
     assert got.verdicts == {"leaks": 1, "forgotten": 2}
 
 
+def test_a_model_far_below_retrainings_accuracy_is_called_damaged():
+    rows = {row.label: row for row in table.summarise(made.records())}
+    spoilt = rows.pop("gradient_ascent")
+    gap = cell(spoilt, "test").gap
+    assert gap is not None
+    assert spoilt.damage == pytest.approx(-gap.value)
+    assert all(row.damage is None for row in rows.values())
+    told = table.markdown([spoilt])
+    assert f"; damaged, {-100 * gap.value:.0f} points" in told
+    assert "; damaged," not in table.markdown(list(rows.values()))
+
+
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_failures_are_rows_without_numbers(status):
     records = [made.record("salun", 0), made.record("finetune", 0, status=status)]

@@ -7,6 +7,9 @@ from typing import Literal
 from expunge.bench.estimate import Estimate
 from expunge.bench.groups import Group, Record
 
+UTILITY = ("accuracy", "test")
+DAMAGED = 0.05  # share of the test records, beyond what chance between retrained models makes
+
 
 @dataclass(frozen=True)
 class Column:
@@ -35,10 +38,7 @@ class Column:
     def brief(self) -> bool:
         """Whether it belongs where there is room for little."""
         brief = self.headline and self.decides
-        return brief or (self.audit, self.value) in (
-            ("accuracy", "test"),
-            ("cost", "of_retraining"),
-        )
+        return brief or (self.audit, self.value) in (UTILITY, ("cost", "of_retraining"))
 
     @property
     def share(self) -> bool:
@@ -113,6 +113,19 @@ class Row:
     def verdict(self) -> str:
         """The worst that any seed came to; empty for a control."""
         return next(iter(self.verdicts), "")
+
+    @property
+    def damage(self) -> float | None:
+        """By what share of test records it is worse than retrained models, where that is much.
+
+        A verdict is about forgetting alone: a network that answers nothing rightly any more
+        forgets well.
+        """
+        cells = (cell for c, cell in self.cells.items() if (c.audit, c.value) == UTILITY)
+        cell = next(cells, None)
+        if self.kind != "method" or cell is None or cell.gap is None:
+            return None
+        return -cell.gap.value if cell.gap.value < -(cell.floor or 0.0) - DAMAGED else None
 
     @property
     def seeds(self) -> int:

@@ -25,11 +25,13 @@ CAPTION = (
     "Mean [95 % interval]: Student's t over seeds where two or more differ; in a single run "
     "° over its records (bootstrap), * over the retrained models. Δ: minus the mean of "
     "retraining; ≈ in its place: no larger than chance between retrained models makes it. "
-    "∅: where records never trained on would put the value, if nothing was retrained."
+    "∅: where records never trained on would put the value, if nothing was retrained. "
+    "Damaged: a test accuracy that far below retraining's; a verdict is about forgetting alone."
 )
 BRIEF = (
     "The worst verdict of any seed; means over seeds. ≈: no farther from retraining than "
-    "retrained models are from each other by chance. Intervals and the rest are in the report."
+    "retrained models are from each other by chance. †: damaged, with a test accuracy far below "
+    "retraining's. Intervals and the rest are in the report."
 )
 
 
@@ -114,7 +116,8 @@ def counted(row: Row) -> str:
     """Return the row's verdict and how many of its seeds came to it."""
     if not row.verdicts:
         return "control"
-    return ", ".join(f"{kind} {n}/{row.seeds}" for kind, n in row.verdicts.items())
+    told = ", ".join(f"{kind} {n}/{row.seeds}" for kind, n in row.verdicts.items())
+    return told if row.damage is None else f"{told}; damaged, {100 * row.damage:.0f} points"
 
 
 def duration(seconds: float) -> str:
@@ -129,7 +132,9 @@ def _badge(row: Row) -> str:
     if not row.verdicts:
         return "[dim]control[/dim]"
     mark, colour = MARKS.get(row.verdict, ("?", "white"))
-    words = f"{row.verdict} {row.verdicts[row.verdict]}/{row.seeds}"
+    words = f"{row.verdict} {row.verdicts[row.verdict]}/{row.seeds}" + "†" * (
+        row.damage is not None
+    )
     return f"[{colour}]{mark} {escape(words)}[/{colour}]"
 
 
