@@ -14,6 +14,7 @@ from expunge.audits.relearn_time import RelearnTime
 from expunge.bench.problem import Training, pose
 from expunge.core import geometry, rng
 from expunge.lab import Lab
+from expunge.models.mlp import MLP
 from expunge.relapse import Goal, relapse
 from expunge.subject import Refused, WhiteBox
 from expunge.types import Descent
@@ -195,3 +196,13 @@ def test_a_cleared_head_over_untouched_layers_is_flagged(forgotten: Case) -> Non
     assert found.original.values["matched"] == 0
     assert sum(answer.headline > 0 for answer in found.retrained) <= 1
     assert found.unlearned.values["relearn"] <= min(a.values["relearn"] for a in found.retrained)
+
+
+def test_a_network_of_another_shape_has_no_line_to_the_original(forgotten: Case) -> None:
+    wider = dataclasses.replace(forgotten.request.recipe, model=MLP(hidden=(8, 8)))
+    case = dataclasses.replace(forgotten, unlearned=WhiteBox(wider.fresh().eval()))
+    found = PseudoConvergence(records=32, relearn=PLAIN, pieces=2)(case, seed=0)
+    assert "barrier" not in found.unlearned.values
+    assert "weight_distance" not in found.unlearned.values
+    assert found.original.values["barrier"] == 0
+    assert found.original.values["weight_distance"] == 0

@@ -185,12 +185,13 @@ class PseudoConvergence(Audit):
         for name, data in sets.items():
             said, right = subject.said(data, request.task)
             values[f"accuracy_{name}"] = float((said == right).double().mean())
-        arrays = {}
-        loss = partial(self._loss, case=case, data=retain)
-        values["barrier"], arrays["line"] = geometry.barrier(
-            case.original.model, network, loss, retain, self.pieces
-        )
-        values["weight_distance"] = geometry.distance(network, case.original.model)
+        arrays: dict[str, Tensor] = {}
+        if geometry.alike(network, case.original.model):  # an ensemble and a network are not
+            loss = partial(self._loss, case=case, data=retain)
+            values["barrier"], arrays["line"] = geometry.barrier(
+                case.original.model, network, loss, retain, self.pieces
+            )
+            values["weight_distance"] = geometry.distance(network, case.original.model)
         if self.plane:
             values |= self._plane(subject, case, seed)
         return Answer(values=values, arrays=arrays)

@@ -78,8 +78,14 @@ def probe(
     return told
 
 
+def alike(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks have the same tensors, so that a line leads between them."""
+    shapes = [{k: v.shape for k, v in network.state_dict().items()} for network in (one, other)]
+    return shapes[0] == shapes[1]
+
+
 def distance(one: nn.Module, other: nn.Module) -> float:
-    """Return the Euclidean distance between two networks' weights."""
+    """Return the Euclidean distance between the weights of two networks that are alike."""
     theirs = dict(other.named_parameters())
     squares = [
         (p.detach() - theirs[name].detach()).double().square().sum()
@@ -116,7 +122,7 @@ def barrier(
 
     Args:
         one: At one end.
-        other: At the other, of the same shape.
+        other: At the other; both are alike.
         loss: Of a network.
         data: Records that BatchNorm's statistics are taken of.
         steps: How many pieces the line is cut in.
