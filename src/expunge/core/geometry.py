@@ -118,7 +118,8 @@ def barrier(
     Frankle, Dziugaite, Roy and Carbin, "Linear Mode Connectivity and the Lottery Ticket
     Hypothesis", ICML 2020, https://arxiv.org/abs/1912.05671. Above the straight line between the
     ends' losses, that is; 0 where it never rises. Between the ends, BatchNorm's statistics are
-    those of neither, and are estimated anew on `data` (Jordan et al., "REPAIR", ICLR 2023).
+    those of neither (Jordan et al., "REPAIR", ICLR 2023): all along the line, at the ends too, they
+    are estimated anew on `data`.
 
     Args:
         one: At one end.
@@ -127,15 +128,12 @@ def barrier(
         data: Records that BatchNorm's statistics are taken of.
         steps: How many pieces the line is cut in.
     """
-    values = []
+    values, size = [], min(256, len(data))
+    whole = data.select(torch.arange(len(data) // size * size))
     for step in range(steps + 1):
-        network = (one, other)[step // steps] if step % steps == 0 else None
-        if network is None:
-            network = between(one, other, step / steps)
-            if norms_of(network):
-                size = min(256, len(data))
-                whole = data.select(torch.arange(len(data) // size * size))
-                recalibrate(network, whole.to(str(device_of(network))).batches(size))
+        network = between(one, other, step / steps)
+        if norms_of(network):
+            recalibrate(network, whole.to(str(device_of(network))).batches(size))
         values.append(loss(network))
     losses = torch.tensor(values, dtype=torch.double)
     straight = torch.linspace(float(losses[0]), float(losses[-1]), steps + 1, dtype=torch.double)
