@@ -57,6 +57,7 @@ name = "loss_attack"
 """
 
 
+@pytest.mark.slow
 def test_a_spec_of_a_denoiser_is_planned_run_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "generation.toml"
     path.write_text(SPEC)
