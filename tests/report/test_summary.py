@@ -86,6 +86,17 @@ def test_a_control_counts_once_however_many_methods_there_are():
         assert cell(everyone, "auc").estimate == cell(one, "auc").estimate
 
 
+def test_the_original_is_the_one_that_most_methods_started_from():
+    records = made.records(1)
+    for number, own in enumerate(records[:2]):  # as many as there are methods like SISA
+        for finding in own["findings"]:
+            values = {k: v / (3 + number) for k, v in finding["original"]["values"].items()}
+            finding["original"] = finding["original"] | {"values": values}
+    common = records[-1]["findings"][0]
+    got = cell(row(table.summarise(records), "original"), common["headline"])
+    assert got.estimate.value == common["original"]["values"][common["headline"]]
+
+
 def test_fractions_stay_fractions():
     for got in table.summarise(made.records(3)):
         for column, item in got.cells.items():

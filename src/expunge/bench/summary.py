@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean, median_low
+from statistics import fmean, mode
 from typing import Any
 
 from expunge.bench.estimate import Estimate, bootstrapped, mean_answer, number, student
@@ -200,8 +200,8 @@ def _original(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> 
     cells = {}
     for column in shown:
         # Every method of a seed started from one original, but for those that train their
-        # own way; the median is the one that most shared.
-        found = [middle for f in _by_seed(records, column) if (middle := _middle(f, column))]
+        # own way: the one that most shared.
+        found = [shared for f in _by_seed(records, column) if (shared := _shared(f, column))]
         answers = [f["original"] for f in found]
         estimate = mean_answer(answers, column.value, "seeds")
         if estimate is None:
@@ -224,9 +224,13 @@ def _original(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> 
     )
 
 
-def _middle(found: Sequence[Finding], column: Column) -> Finding | None:
-    told = {v: f for f in found if (v := _value(f["original"], column)) is not None}
-    return told[median_low(told)] if told else None
+def _shared(found: Sequence[Finding], column: Column) -> Finding | None:
+    """Return a finding whose original says what most say, of several the first."""
+    told = [(v, f) for f in found if (v := _value(f["original"], column)) is not None]
+    if not told:
+        return None
+    most = mode([value for value, _ in told])
+    return next(f for value, f in told if value == most)
 
 
 def _retrained(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> Row | None:
