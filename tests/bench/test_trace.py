@@ -262,3 +262,21 @@ def test_the_same_forget_set_twice_is_refused_where_seeds_are_tied() -> None:
     random = {"name": "random", "count": 20}
     with pytest.raises(SpecError, match="got one twice"):
         spec(forget=[random | {"seed": "run"}, random | {"seed": 0}])
+
+
+def test_audits_may_be_asked_after_every_round(tmp_path: Path) -> None:
+    method = {"name": "forsaken", "iterations": 3, "penalty": 0.0, "stop": 0.0, "budget": 1.0}
+    rate = {"name": "forgetting_rate", "trees": 20}
+    changes = {"methods": [method], "audits": [rate], "trace": {"audits": [rate]}}
+    (record,), _ = ran(tmp_path, spec(**changes))
+    curve, (finding,) = record["curve"]["forgetting_rate"], record["findings"]
+    assert len(curve["fr"]) == len(record["curve"]["epoch"]) == 4
+    assert curve["fr"][0] == 0  # the original has forgotten nothing
+    found = finding["unlearned"]["values"]
+    assert curve["fr"][-1] == pytest.approx(found["fr"], abs=1e-6)
+    assert curve["cfr"][-1] == pytest.approx(found["cfr"], abs=1e-6)
+
+
+def test_an_audit_that_has_the_method_run_again_cannot_be_traced() -> None:
+    with pytest.raises(SpecError, match=r"u_lira.*\[\[audits\]\]"):
+        spec(trace={"audits": [{"name": "u_lira"}]})

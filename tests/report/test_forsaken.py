@@ -570,3 +570,15 @@ def test_markdown_has_every_table_with_the_caption() -> None:
 def test_nothing_is_held_that_tells_no_rate() -> None:
     assert not forgetting.holds(made.records(1))
     assert trials(made.records(1)) == []
+
+
+def test_what_was_traced_joins_the_search() -> None:
+    trace = {"kl": [2.0, 1.0], "probe_accuracy": [0.9, 0.8]}
+    curve = {"forgetting_rate": {"fr": [0.0, 0.5]}, "test": {"accuracy": [0.7, 0.6]}}
+    told = section._followed({"notes": {"trace": trace}, "curve": curve})
+    points = {(p.key, p.x): p.value for p in section._trace([told])}
+    assert points["FR", 1] == 0.5
+    assert points["test accuracy", 0] == 0.7
+    assert points["divergence left", 1] == 0.5
+    alone = section._followed({"notes": {"trace": trace}})
+    assert {p.key for p in section._trace([alone])} == {"divergence left", "accuracy on the probe"}

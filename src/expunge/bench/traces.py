@@ -6,28 +6,31 @@ again. A method that has not run yet runs once, watched, and leaves its model be
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from expunge.audit import Audit, Case
+from expunge.bench.judging import further
 from expunge.bench.problem import Problem
 from expunge.bench.stages import Bench, Stage, original, restored, unlearn, unlearned
 from expunge.bench.store import Artifact
 from expunge.config import plain
 from expunge.core.cost import Cost, Meter
 from expunge.core.descent import Diverged
-from expunge.core.rng import generator
+from expunge.core.rng import derive, generator
 from expunge.method import Method, Sizes
 from expunge.subject import WhiteBox
-from expunge.types import Data, Json, Settings, Task
+from expunge.types import Data, Json, Settings, Task, later
 
 TRACE = "traces"
 VERSION = 1
 LABELLED = ("classification", "next_token")
 
 Curves = dict[str, Tensor]
+Look = Callable[[nn.Module], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +39,21 @@ class Tracing(Settings):
 
     Attributes:
         retain: Retained records that are asked, drawn once; left out, all of them.
+        audits: What else is asked after every round: a forgetting rate, say.
     """
 
     retain: int | None = None
+    audits: tuple[Audit, ...] = later(())
 
     def __post_init__(self) -> None:
         if self.retain is not None and self.retain < 1:
             raise ValueError(f"expected at least 1 retained record, got {self.retain}")
+        for audit in self.audits:
+            if audit.needs.unlearned or audit.needs.unlearned_shadows:
+                raise ValueError(
+                    f"{audit.card.name} has the method run again, which cannot be done after every "
+                    "round; ask it under [[audits]]"
+                )
 
     def sets(self, problem: Problem) -> dict[str, Data]:
         """Return the records that are asked, by the name of their set."""
@@ -67,14 +78,18 @@ class Watcher:
         seen: By name, what it saw: one number for each look.
     """
 
-    def __init__(self, sets: Mapping[str, Data], task: Task) -> None:
+    def __init__(self, sets: Mapping[str, Data], task: Task, more: Look | None = None) -> None:
         self.sets = sets
         self.seen: dict[str, list[float]] = {}
         self._task = task
+        self._more = more
 
     def __call__(self, model: nn.Module, number: int) -> None:
         del number
-        for name, value in looked(model, self.sets, self._task).items():
+        found = looked(model, self.sets, self._task)
+        if self._more is not None:
+            found |= self._more(model)
+        for name, value in found.items():
             self.seen.setdefault(name, []).append(value)
 
     def ended(self, model: nn.Module) -> None:
@@ -128,6 +143,8 @@ def traced(problem: Problem, method: Method, seed: int, tracing: Tracing) -> Sta
         watcher = Watcher(sets, task)
         facts: dict[str, Json] = {"records": {name: len(data) for name, data in sets.items()}}
         try:
+            if tracing.audits:
+                watcher = Watcher(sets, task, asking(bench, problem, method, seed, tracing.audits))
             watcher(restored(bench.result(before), problem, method.fresh), 0)
         except Diverged:
             return Artifact({}, facts)
@@ -144,16 +161,44 @@ def traced(problem: Problem, method: Method, seed: int, tracing: Tracing) -> Sta
         kind=TRACE,
         what=f"{method.card.name} watched, seed {seed}",
         about=about,
-        needs=(before,),
+        needs=(before, *further(problem, method, seed, tracing.audits)),
         work=method.work(Sizes.of(problem.request)) + Cost(forward=looks * asked),
         make=make,
         leaves=(subject,),
     )
 
 
+def asking(
+    bench: Bench, problem: Problem, method: Method, seed: int, audits: Sequence[Audit]
+) -> Look:
+    """Return what asks audits of a model half-way, without controls but for the original."""
+    before = bench.subject(original(problem, method, seed), problem, method.fresh)
+    lab = bench.lab(problem, seed, train=bench.trained)
+
+    def look(model: nn.Module) -> dict[str, float]:
+        subject, found = WhiteBox(model), dict[str, float]()
+        case = Case(
+            original=before,
+            unlearned=subject,
+            request=lab.request,
+            test=problem.test,
+            alike=problem.alike,
+            unseen=problem.sets.unseen,
+            lab=lab,
+        )
+        for audit in audits:
+            audit.check(case)
+            values = audit.ask(subject, case, derive(seed, "audit")).values
+            found |= {f"{audit.card.name}/{name}": value for name, value in values.items()}
+        return found
+
+    return look
+
+
 def _rounds(method: Method) -> int:
     """Return about how many rounds there are, for the price of looking at them."""
-    return getattr(getattr(method, "descent", None), "epochs", 0)
+    own = getattr(method, "iterations", 0)
+    return getattr(getattr(method, "descent", None), "epochs", own)
 
 
 def curve(artifact: Artifact) -> Json:

@@ -207,14 +207,19 @@ def _steps(row: Row) -> int:
     return int(setting(row, ITERATIONS))
 
 
-TRACED = {"divergence left": "kl", "accuracy on the probe": "probe_accuracy"}
+TRACED = {
+    "divergence left": "kl",
+    "accuracy on the probe": "probe_accuracy",
+    "FR": "fr",
+    "test accuracy": "test",
+}
 
 
 def _searches(reading: Reading, album: Album) -> Strip:
     figures, of = [], usual(reading.networks("OOD", "ID"))
     for trial, title in zip(of, titles(of), strict=True):
         row = reading.pick(trial, "forsaken")
-        traces = [r["notes"]["trace"] for r in row.records if _traced(r)] if row else []
+        traces = [_followed(r) for r in row.records if _traced(r)] if row else []
         figures += album.add(
             forgot.lines(_trace(traces), "iteration"),
             title,
@@ -226,7 +231,8 @@ def _searches(reading: Reading, album: Album) -> Strip:
         "Fig. 5",
         "At every iteration of one run, mean over seeds: the divergence from what the model "
         "answers to records never trained on, as a share of that at the start, and accuracy on "
-        "the retained records that the search looks at.",
+        "the retained records that the search looks at; the forgetting rate and the accuracy on "
+        "test records where the spec traced them.",
         {key: key for key in TRACED},
         figures,
         wide=False,
@@ -235,6 +241,14 @@ def _searches(reading: Reading, album: Album) -> Strip:
 
 def _traced(record: Record) -> bool:
     return bool((record.get("notes") or {}).get("trace", {}).get("kl"))
+
+
+def _followed(record: Record) -> Mapping[str, Any]:
+    """Return a search's trace, with what was asked of the model after every iteration."""
+    asked = record.get("curve") or {}
+    more = {"fr": ("forgetting_rate", "fr"), "test": ("test", "accuracy")}
+    found = {name: asked.get(part, {}).get(value) for name, (part, value) in more.items()}
+    return record["notes"]["trace"] | {name: its for name, its in found.items() if its}
 
 
 def _trace(traces: Sequence[Mapping[str, Any]]) -> list[Point]:
