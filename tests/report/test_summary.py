@@ -157,6 +157,16 @@ def test_namesakes_are_told_apart_by_what_differs():
     assert labels(things) == ["salun (sparsity 0.5)", "salun (sparsity 0.9)", "finetune"]
 
 
+def test_settings_within_settings_and_long_lists_are_told_shortly():
+    few = {"of": {"name": "a", "version": 1}, "others": None, "classes": list("abcdefgh")}
+    many = {"of": {"name": "b", "version": 2}, "others": {"name": "c"}, "classes": []}
+    things = [{"name": "data", "settings": settings} for settings in (few, many)]
+    assert labels(things) == [
+        "data (of a, classes [a, b, c, … 8 in all])",
+        "data (of b, no classes, others c)",
+    ]
+
+
 def test_different_problems_are_different_groups():
     rows = table.summarise([made.record(data="cifar10"), made.record(data="svhn")])
     assert {r.group.title.split(" ")[0] for r in rows} == {"cifar10", "svhn"}

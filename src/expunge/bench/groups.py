@@ -71,7 +71,7 @@ def _told(name: str, settings: Mapping[str, Any]) -> str:
     whose, _, last = name.rpartition(".")
     word = whose.rpartition(".")[2] if whose and last == "name" else last
     value = settings[name]
-    return f"no {word}" if value is None else f"{word} {spoken(value)}"
+    return f"no {word}" if value in (None, [], "") else f"{word} {spoken(value)}"
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -79,6 +79,7 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(settings) == 1:
         return []
     names = dict.fromkeys(name for each in settings for name in each)
+    names = [name for name in names if not name.endswith(".version")]  # of what is named already
     return [n for n in names if len({frozen(each.get(n)) for each in settings}) > 1]
 
 
