@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
 import json
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from expunge import registry
+from expunge.bench.problem import Problem
 from expunge.config import build, key, plain
 from expunge.core import notes
 from expunge.core.state import convolves
 from expunge.method import Method, MethodCard, NotGranted, Sizes
-from expunge.types import Request
+from expunge.types import Request, Trace
 
 
 def toy(name: str, cls: type[Method]) -> Method:
@@ -38,8 +40,14 @@ def prepare(method: Method, posed) -> tuple[torch.nn.Module, Request]:
         pytest.skip("not for networks without convolutions")
     if not method.trains:
         return posed.original, request
-    original, trace = method.train(problem.recipe, problem.sets.train, 0)
-    return original, dataclasses.replace(request, trace=trace)
+    original, trace = trained(method, problem)
+    return copy.deepcopy(original), dataclasses.replace(request, trace=trace)
+
+
+@functools.cache
+def trained(method: Method, problem: Problem) -> tuple[torch.nn.Module, Trace]:
+    """Train as the method wants it, once for all laws."""
+    return method.train(problem.recipe, problem.sets.train, 0)
 
 
 @each_method
