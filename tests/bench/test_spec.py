@@ -89,7 +89,7 @@ def test_problems_are_posed_as_they_are_listed() -> None:
         ({"problems": [{"data": {"name": "blobs"}}]}, r"\[\[problems\]\].*model"),
         ({"problems": [3]}, r"\[\[problems\]\], got"),
         ({"problems": []}, "at least one entry under 'data'"),
-        ({"problems": [PAIRS["problems"][0] | {"modell": 1}]}, "modell"),
+        ({"problems": [PAIRS["problems"][0] | {"network": 1}]}, "network"),
     ],
 )
 def test_mistakes_in_problems_are_named(change: dict[str, object], said: str) -> None:

@@ -1,7 +1,7 @@
 """Forsaken: a sparse mask on the weights, under which forgotten records look never trained on.
 
-Ma, Liu, Liu, Liu, Ma and Ren, "Learn to Forget: Machine Unlearning via Neuron Masking", IEEE
-Transactions on Dependable and Secure Computing 2022, https://arxiv.org/abs/2003.10933
+Liu, Ma, Liu, Liu, Jiang, Ma, Yu and Ren, "Learn to Forget: Machine Unlearning
+via Neuron Masking", IEEE Transactions on Dependable and Secure Computing 2022, https://arxiv.org/abs/2003.10933
 
 One minimisation, over a perturbation of the weights: the divergence from the non-members'
 posterior P to the perturbed network's, on the forget set, plus a penalty on each weight's change
