@@ -1,8 +1,8 @@
 """The forgetting rate: how many records that were called members are no longer.
 
 Liu, Ma, Liu, Liu, Jiang, Ma, Yu and Ren, "Learn to Forget: Machine Unlearning
-via Neuron Masking", IEEE Transactions on Dependable and Secure Computing 2022 (the rates, equations 2 and 10),
-https://arxiv.org/abs/2003.10933; the black-box oracle is Salem et al.'s, "ML-Leaks", NDSS 2019,
+via Neuron Masking", IEEE Transactions on Dependable and Secure Computing 2022 (the
+rates, equations 2 and 10), https://arxiv.org/abs/2003.10933; the black-box oracle is Salem et al.'s, "ML-Leaks", NDSS 2019,
 https://arxiv.org/abs/1806.01246; the white-box one is Nasr et al.'s, "Comprehensive Privacy
 Analysis of Deep Learning", S&P 2019, https://arxiv.org/abs/1812.00910
 

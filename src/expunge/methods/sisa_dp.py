@@ -1,8 +1,8 @@
 """SISA-DP: shards and slices as SISA has them, and networks that are published under noise.
 
 Liu, Ma, Liu, Liu, Jiang, Ma, Yu and Ren, "Learn to Forget: Machine Unlearning
-via Neuron Masking", IEEE TDSC 2022, https://arxiv.org/abs/2003.10933, compare with it under this name. It joins SISA
-(Bourtoule et al., IEEE S&P 2021) with what Neel, Roth and Sharifi-Malvajerdi,
+via Neuron Masking", IEEE TDSC 2022, https://arxiv.org/abs/2003.10933, compare with it under this
+name. It joins SISA (Bourtoule et al., IEEE S&P 2021) with what Neel, Roth and Sharifi-Malvajerdi,
 "Descent-to-Delete", ALT 2021, https://arxiv.org/abs/2007.02923, do to distributed training:
 bootstrap samples that are kept up by replacing what is removed, a warm start, and noise.
 
