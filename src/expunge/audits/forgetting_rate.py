@@ -2,9 +2,9 @@
 
 Liu, Ma, Liu, Liu, Jiang, Ma, Yu and Ren, "Learn to Forget: Machine Unlearning
 via Neuron Masking", IEEE Transactions on Dependable and Secure Computing 2022 (the
-rates, equations 2 and 10), https://arxiv.org/abs/2003.10933; the black-box oracle is Salem et al.'s, "ML-Leaks", NDSS 2019,
-https://arxiv.org/abs/1806.01246; the white-box one is Nasr et al.'s, "Comprehensive Privacy
-Analysis of Deep Learning", S&P 2019, https://arxiv.org/abs/1812.00910
+rates, equations 2 and 10), https://arxiv.org/abs/2003.10933; the black-box oracle is Salem et
+al.'s, "ML-Leaks", NDSS 2019, https://arxiv.org/abs/1806.01246; the white-box one is Nasr et al.'s,
+"Comprehensive Privacy Analysis of Deep Learning", S&P 2019, https://arxiv.org/abs/1812.00910
 
 An oracle of membership is made before anything is unlearned, and then fixed. The forgetting rate
 is FR = (AF - BF) / BT: of the forget set's records that it called members before (BT), how many
