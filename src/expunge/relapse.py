@@ -15,7 +15,7 @@ from expunge.core import rng
 from expunge.core.descent import Diverged, Pass, descend
 from expunge.core.view import View
 from expunge.subject import WhiteBox
-from expunge.types import Batch, Data, Descent, Recipe
+from expunge.types import Batch, Data, Descent, Recipe, Task
 
 UNLABELLED = ("denoising",)  # tasks without a right answer to tell
 
@@ -56,9 +56,9 @@ class Relapse(NamedTuple):
         return len(self.loss) - 1
 
 
-def look(network: nn.Module, data: Data, recipe: Recipe, seed: int) -> tuple[float, float]:
+def look(network: nn.Module, data: Data, task: Task, seed: int) -> tuple[float, float]:
     """Return a network's mean loss and accuracy on some records; NaN where there is none."""
-    subject, task = WhiteBox(network), recipe.task
+    subject = WhiteBox(network)
     loss = float(subject.score(data, task, task.losses, seed).double().mean())
     if task.card.name in UNLABELLED:
         return loss, float("nan")
@@ -97,7 +97,7 @@ def relapse(
         nonlocal done
         if not done:
             with torch.no_grad():
-                seen.append(look(learner, asked, recipe, seed))
+                seen.append(look(learner, asked, recipe.task, seed))
             done = goal.reached(*seen[-1])
         return done
 

@@ -198,11 +198,11 @@ class PseudoConvergence(Audit):
         return Answer(values=values, arrays=arrays)
 
     def _loss(self, network: nn.Module, case: Case, data: Data) -> float:
-        return look(network, data, case.request.recipe, 0)[0]
+        return look(network, data, case.request.task, 0)[0]
 
     def _relearned(self, network: nn.Module, case: Case, forget: Data, seed: int) -> int:
         request = case.request
-        _, known = look(case.original.model, forget, request.recipe, seed)
+        _, known = look(case.original.model, forget, request.task, seed)
         course = relapse(
             network,
             forget,

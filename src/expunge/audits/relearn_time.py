@@ -127,5 +127,5 @@ class RelearnTime(Audit):
                 "have; give `loss`, at which the records count as known"
             )
         asked = some(request.forget, self.asked, "relearned")
-        _, known = look(case.original.model, asked, request.recipe, seed)
+        _, known = look(case.original.model, asked, request.task, seed)
         return Goal(accuracy=(1 - self.alpha) * known)

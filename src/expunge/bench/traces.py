@@ -22,12 +22,12 @@ from expunge.core.cost import Cost, Meter
 from expunge.core.descent import Diverged
 from expunge.core.rng import derive, generator
 from expunge.method import Method, Sizes
+from expunge.relapse import UNLABELLED, look
 from expunge.subject import WhiteBox
 from expunge.types import Data, Json, Settings, Task, later
 
 TRACE = "traces"
 VERSION = 1
-LABELLED = ("classification", "next_token")
 
 Curves = dict[str, Tensor]
 Look = Callable[[nn.Module], Mapping[str, float]]
@@ -110,12 +110,12 @@ class Watcher:
 
 def looked(model: nn.Module, sets: Mapping[str, Data], task: Task) -> dict[str, float]:
     """Return the accuracy, where the task has one, and the mean loss on every set."""
-    subject, values = WhiteBox(model), {}
+    values = {}
     for name, data in sets.items():
-        if task.card.name in LABELLED:
-            said, y = subject.said(data, task)
-            values[f"{name}/accuracy"] = float((said == y).double().mean())
-        values[f"{name}/loss"] = float(subject.score(data, task, task.losses, 0).double().mean())
+        loss, accuracy = look(model, data, task, 0)
+        if task.card.name not in UNLABELLED:
+            values[f"{name}/accuracy"] = accuracy
+        values[f"{name}/loss"] = loss
     return values
 
 

@@ -24,11 +24,12 @@ def some(data: Data, count: int | None, name: str) -> Data:
 
 def unknown(candidates: Data, *known: Data) -> Data:
     """Return the candidates whose content is that of no known record."""
-    names = {name for data in known for name in _names(data)}
-    rows = [row for row, name in enumerate(_names(candidates)) if name not in names]
+    names = {name for data in known for name in contents(data)}
+    rows = [row for row, name in enumerate(contents(candidates)) if name not in names]
     return candidates.select(torch.tensor(rows, dtype=torch.long))
 
 
-def _names(data: Data) -> Iterator[str]:
+def contents(data: Data) -> Iterator[str]:
+    """Yield a digest of what is stored of each record, whatever its answer."""
     for rows in torch.arange(len(data)).split(1024):
         yield from fingerprints(data.read(rows).x)

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from expunge.core.rng import generator
+from expunge.core.sample import contents
 from expunge.data.card import SourceCard
 from expunge.data.forget import Forget, class_number
 from expunge.data.named import Texts
@@ -24,7 +25,7 @@ from expunge.data.planted import KIND, held_out, in_memory, marked, wrong
 from expunge.data.strata import alone, rest
 from expunge.data.tensors import TensorData
 from expunge.data.withheld import Withheld
-from expunge.types import Card, Data, Sets, Source, fingerprints
+from expunge.types import Card, Data, Sets, Source
 
 OUTSIDER = "outsider"
 SOURCE = "https://arxiv.org/abs/2003.10933"
@@ -44,18 +45,13 @@ def evenly(count: int, order: Int[Tensor, " classes"], rng: torch.Generator) -> 
 
 def anew(data: Data, *known: Data) -> Int[Tensor, " k"]:
     """Return the positions of records whose `x` is in none of the others, nor there before."""
-    seen = {name for part in known for name in _contents(part)}
+    seen = {name for part in known for name in contents(part)}
     rows = []
-    for row, name in enumerate(_contents(data)):
+    for row, name in enumerate(contents(data)):
         if name not in seen:
             seen.add(name)
             rows.append(row)
     return torch.tensor(rows, dtype=torch.long)
-
-
-def _contents(data: Data) -> list[str]:
-    parts = torch.arange(len(data)).split(1024)
-    return [name for rows in parts for name in fingerprints(data.read(rows).x)]
 
 
 def unplanted(source: Source) -> Sets:
