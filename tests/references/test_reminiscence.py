@@ -31,7 +31,7 @@ from expunge.pool import Shadows
 from expunge.subject import Refused, Served, WhiteBox
 from expunge.types import Descent
 
-ATTACK = ReminiscenceClass(trials=10, share=0.4, lr=0.05, calibration=2, tested=3)
+ATTACK = ReminiscenceClass(trials=10, share=0.4, lr=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +87,22 @@ def test_a_residual_behind_a_cleared_head_is_found_and_a_retrained_model_has_non
 def test_values_are_those_of_the_scores(case):
     answer = ATTACK.ask(case.unlearned, case, 0)
     scores, values = answer.arrays["scores"], answer.values
-    member, tested, calibration = scores[0], scores[1:4].flatten(), scores[4:].flatten()
-    y = [1] * len(member) + [0] * len(tested)
-    truth = roc_auc_score(y, torch.cat([member, tested]).numpy())
+    member, unseen = scores[0], scores[1:]
+    y = [1] * len(member) + [0] * unseen.numel()
+    truth = roc_auc_score(y, scores.flatten().numpy())
     assert values["auc"] == pytest.approx(truth)
-    at = calibration.sort().values[math.ceil(0.95 * 21) - 1]
-    tpr, fpr = (float((s > at).double().mean()) for s in (member, tested))
+    cuts = [one.sort().values[min(10, math.ceil(0.95 * 11)) - 1] for one in unseen]
+    tpr = float((member > max(cuts)).double().mean())
+    accused = [
+        float((unseen[k] > max(cut for j, cut in enumerate(cuts) if j != k)).double().mean())
+        for k in range(5)
+    ]
+    fpr = sum(accused) / 5
     assert values["tpr"] == pytest.approx(tpr)
     assert values["fpr"] == pytest.approx(fpr)
     assert answer.headline == pytest.approx((tpr + 1 - fpr) / 2)
     times = answer.arrays["t90"].double()
-    gaps = times[1:4].mean(0) - times[0]
+    gaps = times[1:].mean(0) - times[0]
     assert values["t90_gap"] == pytest.approx(float(gaps.mean()))
     assert values["t90_gap_deviation"] == pytest.approx(float(gaps.std()))
     assert answer.arrays["trajectories"].shape == (6, 16)
@@ -107,29 +112,29 @@ def test_values_are_those_of_the_scores(case):
 
 def test_summaries_of_resampled_trials_are_those_of_each_draw():
     groups = [torch.randn(3, 7, 10, generator=generator(i)).double() for i in range(6)]
-    whole = judged(groups[0], groups[1:4], groups[4:])
-    one = judged(groups[0][1, 4], [g[1, 4] for g in groups[1:4]], [g[1, 4] for g in groups[4:]])
+    whole = judged(groups[0], groups[1:])
+    one = judged(groups[0][1, 4], [g[1, 4] for g in groups[1:]])
     for name, value in one.items():
         assert whole[name][1, 4] == value
 
 
-def test_chance_is_where_a_tested_class_would_lie():
-    """Each class in turn is the member: with one fast class of three, by hand."""
+def test_chance_is_where_a_class_never_trained_on_would_lie():
+    """Each class in turn is the member: with one fast class of four, by hand."""
     slow = torch.arange(20.0).double()
-    null = by_chance([slow + 100, slow, slow], [slow])
+    null = by_chance([slow + 100, slow, slow, slow])
     first = (1 + 1 - 0) / 2  # all of the fast class and none of the others are found
-    other = (1 + 0 - 0.5) / 2  # none of a slow one, and half of the others: the fast class
-    values = [first, other, other]
-    assert null.value == pytest.approx(sum(values) / 3)
+    other = (1 + 0 - 1 / 3) / 2  # none of a slow one, and one of the other three: the fast class
+    values = [first, other, other, other]
+    assert null.value == pytest.approx(sum(values) / 4)
     assert null.high == pytest.approx(min(1, null.value + stats.spread(values)))
 
 
 def test_arms_differ_in_the_class_alone(case):
     attack = Attack(ATTACK, case.unlearned, case.request, case.unseen)
-    arms = [of_class(case.request.forget, 2), *attack.tested, *attack.calibration]
+    arms = [of_class(case.request.forget, 2), *attack.unseen]
     trials = attack._trials(arms, case.request.retain, 2, 3)
     numbers = [set(arm.y.tolist()) for arm in arms]
-    assert numbers == [{2}, {2}, {3}, {4}, {0}, {1}]  # tested ones are not those that calibrate
+    assert numbers == [{2}, {0}, {1}, {2}, {3}, {4}]
     for i, trial in enumerate(trials):
         same = trials[i % 3]
         assert torch.equal(trial.retained.rows, same.retained.rows)
@@ -167,13 +172,15 @@ def test_the_work_that_is_planned_is_what_is_counted(case):
         assert (bill.cost.forward, bill.cost.backward) == (planned.forward, planned.backward)
 
 
-def test_few_trials_to_calibrate_are_told(case):
+def test_few_trials_and_few_classes_are_told(case):
     few = dataclasses.replace(ATTACK, trials=2, steps=2)
-    (said,) = few.ask(case.unlearned, case, 0).warnings
-    assert "4 trials on classes for calibration" in said
-    assert "at 20 %; it takes at least 19" in said
-    enough = dataclasses.replace(few, trials=10)
-    assert not enough.ask(case.unlearned, case, 0).warnings
+    trials, classes = few.ask(case.unlearned, case, 0).warnings
+    assert "2 trials on a class" in trials
+    assert "at 33 %; it takes at least 19" in trials
+    assert "5 classes never trained on" in classes
+    assert "the fastest in 17 % of cases and accused" in classes
+    enough = dataclasses.replace(few, trials=19)
+    assert enough.ask(case.unlearned, case, 0).warnings == (classes,)
 
 
 # the adaptive attacker, and black boxes
@@ -189,12 +196,12 @@ def test_the_surrogates_class_is_unlearned_and_the_forgotten_one_is_not_looked_a
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_the_rate_is_chosen_without_the_forgotten_and_the_tested_classes(case):
+def test_the_rate_is_chosen_without_the_forgotten_class_on_the_first_unseen(case):
     audit = dataclasses.replace(ATTACK, sweep=(1e-6, 0.05), sweep_trials=4, trials=2)
     assert audit.ask(case.unlearned, case, 0).values["lr"] == 0.05
     attack = Attack(audit, case.unlearned, case.request, case.unseen)
     nothing = Attack(audit, case.unlearned, case.request, case.unseen)
-    nothing.tested = []
+    nothing.unseen = nothing.unseen[:2]
     gone = dataclasses.replace(case.request, forget=case.request.forget.select(torch.arange(40)))
     x = gone.forget.take(torch.arange(40)).x
     blank = type(gone.forget)(torch.full_like(x, torch.nan), gone.forget.y)
@@ -235,7 +242,7 @@ def test_what_cannot_be_attacked_is_refused_before_work(case, problem):
 
     refused('no withheld classes: .* name = "withheld" with at least 5 classes', unseen=None)
     few = case.unseen.select((case.unseen.y < 3).nonzero()[:, 0])
-    refused("needs 5 withheld classes, 2 to calibrate and 3 to test, got 3", unseen=few)
+    refused("needs 5 withheld classes, each to be judged by the others, got 3", unseen=few)
     shared = problem.request.retain.join(problem.request.forget.select(torch.arange(7)))
     request = dataclasses.replace(problem.request, retain=shared)
     refused("7 retained records are of the 1 classes", request=request)
@@ -255,8 +262,8 @@ def test_what_cannot_be_attacked_is_refused_before_work(case, problem):
         ({"accuracy": 1.5}, "share and accuracy"),
         ({"sweep": (0.1, 0.0)}, "rates above 0"),
         ({"cap": 0}, "cap and asked"),
-        ({"calibration": 1}, "at least 2 classes for calibration"),
-        ({"tested": 1}, "at least 2 classes for calibration"),
+        ({"unseen": 2}, "at least 3 unseen classes"),
+        ({"surrogates": 6}, "at least 3 unseen classes"),
     ],
 )
 def test_settings_without_sense_are_refused(wrong, match):

@@ -12,7 +12,7 @@ https://github.com/orthogonalunlearning-replay/OUR, since of the paper we know t
 Departures from the paper:
     1. The authors' code compares the mean times of the forgotten class and of a class never
        trained on. Here the time becomes a decision: member if faster than all but a twentieth of
-       the trials on other never-trained classes, which are not judged themselves.
+       the trials on each of several classes never trained on. Those are judged by one another.
     2. Every trial has an optimiser and BatchNorm statistics of its own. The code goes on with the
        first arm's momentum in the second.
     3. All classes' records are answered with the slot. The code gives the unseen class its number
@@ -21,10 +21,10 @@ Departures from the paper:
        No curve is smoothed.
     5. How fast a class is learned is its own as well. So original and retrained models are
        attacked alike, with all outputs kept, and the interval where a class never trained on
-       would lie is that of the tested classes, each in turn taken for the forgotten one.
+       would lie is that of the withheld classes, each in turn taken for the forgotten one.
     6. The adaptive attacker's learning rate is chosen on a surrogate: the same model, of which a
-       retained class was unlearned by wrong labels and its slot cleared, against the classes for
-       calibration. Neither the forgotten class nor a tested one has a part in it.
+       retained class was unlearned by wrong labels and its slot cleared, against the first of the
+       withheld classes. The forgotten class has no part in it.
     7. A black box is copied by asking it about the retained records; the authors synthesise them.
 """
 
@@ -88,8 +88,9 @@ class ReminiscenceClass(Audit):
         sweep: Learning rates of the adaptive attacker, who takes the one with the best area
             under the ROC curve on a surrogate; left out, `lr` is taken.
         sweep_trials: Attempts on each class of the surrogate.
-        calibration: Withheld classes that the threshold is taken from; the rest are for judging.
-        tested: Withheld classes that are judged beside the forgotten one.
+        surrogates: Withheld classes, the first, that the surrogate's class is told from.
+        unseen: Withheld classes that the forgotten one is told from. Where whole classes differ in
+            how fast they are learned, fewer than 19 cannot hold false positives at 5 %.
         extract: Epochs for which a copy learns the model's answers on the retained records; the
             copy is attacked then, as that of a black box. 0 attacks the model itself.
         seed: Of all draws: it is the attack's own, so that all models are attacked alike.
@@ -112,8 +113,7 @@ class ReminiscenceClass(Audit):
             "share": 0.5,
             "retained": 4,
             "lr": 0.05,
-            "calibration": 2,
-            "tested": 2,
+            "unseen": 4,
             "extract": 2,
         },
         presets={
@@ -138,8 +138,8 @@ class ReminiscenceClass(Audit):
     lr: float = 0.01
     sweep: tuple[float, ...] = ()
     sweep_trials: int = 10
-    calibration: int = 2
-    tested: int = 3
+    surrogates: int = 2
+    unseen: int = 5
     extract: int = 0
     seed: int = 0
 
@@ -158,10 +158,11 @@ class ReminiscenceClass(Audit):
             raise ValueError(f"expected learning rates above 0, got {self.lr} and {self.sweep}")
         if (self.cap is not None and self.cap < 1) or (self.asked is not None and self.asked < 1):
             raise ValueError(f"expected cap and asked >= 1, got {self.cap} and {self.asked}")
-        if min(self.calibration, self.tested) < 2:
+        if self.unseen < 3 or not 1 <= self.surrogates <= self.unseen:
             raise ValueError(
-                "expected at least 2 classes for calibration and 2 to test, since classes differ "
-                f"in how fast they are learned; got {self.calibration} and {self.tested}"
+                "expected at least 3 unseen classes, since classes differ in how fast they are "
+                "learned and each is judged by the others, and 1 to as many surrogates; got "
+                f"{self.unseen} and {self.surrogates}"
             )
 
     def check(self, case: Case) -> None:
@@ -172,7 +173,7 @@ class ReminiscenceClass(Audit):
 
     def _check_classes(self, case: Case) -> None:
         """Refuse what is not a deletion of whole classes beside classes withheld."""
-        needed = self.calibration + self.tested
+        needed = self.unseen
         if case.unseen is None:
             raise Refused(
                 "no withheld classes: the attack cannot be calibrated; give the data as "
@@ -181,9 +182,9 @@ class ReminiscenceClass(Audit):
         request, counts = case.request, case.unseen.y.cpu().bincount()
         if len(counts) < needed:
             raise Refused(
-                f"{self.card.name} needs {needed} withheld classes, {self.calibration} to "
-                f"calibrate and {self.tested} to test, got {len(counts)}; withhold more"
-                + ("" if len(counts) < 4 else ", or lower `tested`")
+                f"{self.card.name} needs {needed} withheld classes, each to be judged by the "
+                f"others, got {len(counts)}; withhold more"
+                + ("" if len(counts) < 3 else ", or lower `unseen`")
             )
         gone = request.forget.y.unique()
         left = int(torch.isin(request.retain.y, gone).sum())
@@ -225,9 +226,8 @@ class ReminiscenceClass(Audit):
         del test
         size, slots = self.candidates(request), len(request.forget.y.unique())
         steps, asked = min(self.steps, size), min(size, self.asked or size)
-        classes = 1 + self.calibration + self.tested
-        trials = self.trials * slots * classes
-        surrogates = len(self.sweep) * self.sweep_trials * (1 + self.calibration)
+        trials = self.trials * slots * (1 + self.unseen)
+        surrogates = len(self.sweep) * self.sweep_trials * (1 + self.surrogates)
         runs = (trials + surrogates) * steps
         shown = runs * (1 + self.retained)
         learned = Cost(forward=shown + runs * asked, backward=shown)
@@ -249,18 +249,17 @@ class ReminiscenceClass(Audit):
         return self._answer(kept["trajectories"], float(kept["lr"]))
 
     def _answer(self, trajectories: Float[Tensor, "classes trials steps"], lr: float) -> Answer:
-        """Return what the trials tell; the forgotten class comes first, then those tested."""
+        """Return what the trials tell; the forgotten class comes first."""
         scores = speed(trajectories, self.accuracy, self.cap)
         times = first_at(trajectories, self.accuracy, self.cap).double()
-        tested = 1 + self.tested
 
         def summary(*groups: Tensor) -> dict[str, Tensor]:
-            return judged(groups[0], groups[1:tested], groups[tested:])
+            return judged(groups[0], groups[1:])
 
         answer = Answer.over(
             summary,
             *scores,
-            null=by_chance([*scores[1:tested]], [*scores[tested:]]),
+            null=by_chance([*scores[1:]]),
             arrays={
                 "trajectories": trajectories.mean(1),
                 "trajectories_low": trajectories.quantile(0.05, dim=1),
@@ -268,14 +267,14 @@ class ReminiscenceClass(Audit):
                 "scores": scores,
                 "t90": times.long(),
             },
-            warnings=_warned(trajectories.shape[1] * self.calibration),
+            warnings=_warned(trajectories.shape[1], self.unseen),
         )
-        gaps = times[1:tested].mean(0) - times[0]
+        gaps = times[1:].mean(0) - times[0]
         faster = scores[0].mean() > scores[1:].mean(1)
         return answer.plus(
             {
                 "t90_forgotten": float(times[0].mean()),
-                "t90_never_trained": float(times[1:tested].mean()),
+                "t90_never_trained": float(times[1:].mean()),
                 "t90_gap": float(gaps.mean()),
                 "t90_gap_deviation": float(gaps.std()) if len(gaps) > 1 else float("nan"),
                 "faster_than": float(faster.double().mean()),
@@ -285,46 +284,60 @@ class ReminiscenceClass(Audit):
 
 
 def judged(
-    members: Float[Tensor, "*batch m"], tested: Sequence[Tensor], calibration: Sequence[Tensor]
+    members: Float[Tensor, "*batch m"], unseen: Sequence[Float[Tensor, "*batch n"]]
 ) -> dict[str, Tensor]:
-    """Return how well a threshold from some classes tells a class from others.
+    """Return how well a threshold from the classes never trained on tells a class from them.
+
+    Trials are of members where they score above the thresholds of all those classes. How often
+    that accuses a class never trained on is measured on each by the thresholds of the others.
 
     Args:
         members: Scores of the class taken for forgotten.
-        tested: Those of each class to tell it from.
-        calibration: Those of each class that the threshold is taken from.
+        unseen: Those of each class never trained on, at least two.
     """
-    at = threshold(torch.cat([*calibration], -1), FPR)[..., None]
-    others = torch.cat([*tested], -1)
-    tpr, fpr = ((group > at).double().mean(-1) for group in (members, others))
-    area = stats.auc(members, others)
+    each = torch.stack([threshold(scores, FPR) for scores in unseen])
+    fpr = torch.stack(
+        [
+            (scores > torch.cat([each[:i], each[i + 1 :]]).amax(0)[..., None]).double().mean(-1)
+            for i, scores in enumerate(unseen)
+        ]
+    ).mean(0)
+    tpr = (members > each.amax(0)[..., None]).double().mean(-1)
+    area = stats.auc(members, torch.cat([*unseen], -1))
     return {"balanced_accuracy": (1 + tpr - fpr) / 2, "tpr": tpr, "fpr": fpr, "auc": area}
 
 
-def by_chance(tested: Sequence[Tensor], calibration: Sequence[Tensor]) -> Interval:
+def by_chance(unseen: Sequence[Float[Tensor, " n"]]) -> Interval:
     """Return where the balanced accuracy of one more class never trained on lies, at 95 %.
 
-    Each tested class is taken for the forgotten one in turn. Few classes make it wide: of two
-    or three, how much classes differ cannot be known well.
+    Each of those at hand is taken for the forgotten one in turn. Few classes make it wide: of a
+    handful, how much classes differ cannot be known well.
     """
     values = [
-        float(judged(scores, [*tested[:i], *tested[i + 1 :]], calibration)["balanced_accuracy"])
-        for i, scores in enumerate(tested)
+        float(judged(scores, [*unseen[:i], *unseen[i + 1 :]])["balanced_accuracy"])
+        for i, scores in enumerate(unseen)
     ]
-    center, n = sum(values) / len(values), len(tested[0])
+    center, n = sum(values) / len(values), len(unseen[0])
     reach = max(stats.spread(values) or 0.0, 1.96 * (FPR * (1 - FPR) / n) ** 0.5 / 2)
     return Interval(center, max(0.0, center - reach), min(1.0, center + reach))
 
 
-def _warned(calibrated: int) -> tuple[str, ...]:
-    """Return a warning where so many trials cannot hold the false positive rate."""
+def _warned(trials: int, classes: int) -> tuple[str, ...]:
+    """Return a warning where so many trials, or classes, cannot hold the false positive rate."""
     least = round(1 / FPR) - 1
-    if calibrated >= least:
-        return ()
-    return (
-        f"{calibrated} trials on classes for calibration cannot hold false positives at "
-        f"{100 * FPR:g} %, but at {100 / (calibrated + 1):.0f} %; it takes at least {least}",
-    )
+    said = []
+    if trials < least:
+        said.append(
+            f"{trials} trials on a class cannot hold false positives on classes like it at "
+            f"{100 * FPR:g} %, but at {100 / (trials + 1):.0f} %; it takes at least {least}"
+        )
+    if classes < least:
+        said.append(
+            f"{classes} classes never trained on: where whole classes differ in how fast they are "
+            f"learned, one more would be the fastest in {100 / (classes + 1):.0f} % of cases and "
+            f"accused; to hold that at {100 * FPR:g} % takes {least} withheld classes"
+        )
+    return tuple(said)
 
 
 class Attack:
@@ -335,9 +348,7 @@ class Attack:
     ) -> None:
         self.audit, self.request, self.recipe = audit, request, request.recipe
         self.steps = min(audit.steps, audit.candidates(request))
-        calibration, tested = audit.calibration, audit.tested
-        self.tested = [of_class(unseen, calibration + k) for k in range(tested)]
-        self.calibration = [of_class(unseen, k) for k in range(calibration)]
+        self.unseen = [of_class(unseen, k) for k in range(audit.unseen)]
         self.network = reached(subject, self.recipe, request.retain, audit.extract, audit.seed)
 
     def run(self) -> dict[str, Tensor]:
@@ -345,7 +356,7 @@ class Attack:
         lr = self._chosen() if self.audit.sweep else self.audit.lr
         lesson, found = self._lesson(lr), []
         for slot in self.request.forget.y.unique().tolist():
-            arms = [of_class(self.request.forget, slot), *self.tested, *self.calibration]
+            arms = [of_class(self.request.forget, slot), *self.unseen]
             trials = self._trials(arms, self.request.retain, slot, self.audit.trials)
             found.append(self._told(self.network, trials, len(arms), lesson))
         return {"trajectories": torch.cat(found, 1), "lr": torch.tensor(lr, dtype=torch.double)}
@@ -384,7 +395,7 @@ class Attack:
         slot = int(known[draw])
         own, others = of_class(retain, slot), View(retain, (retain.y != slot).nonzero()[:, 0])
         network = vacated(self.network, slot, own, self.recipe, audit.seed)
-        arms = [own, *self.calibration]
+        arms = [own, *self.unseen[: audit.surrogates]]
         trials = self._trials(arms, others, slot, audit.sweep_trials)
 
         def worth(lr: float) -> tuple[float, float]:

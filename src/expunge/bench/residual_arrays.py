@@ -104,29 +104,23 @@ def course(row: Row | None, attack: Attack) -> Course | None:
     )
 
 
-def cut(scores: Sequence[Sequence[float]], tested: int) -> float:
+def cut(scores: np.ndarray) -> float:
     """Return the score above which a trial is said to be on a member.
 
     Args:
-        scores: Of each class's trials: the forgotten class, those tested, those that the
-            threshold is taken from.
-        tested: How many are tested.
+        scores: Of each class's trials, those on the forgotten class first.
     """
-    calibration = torch.tensor([s for one in scores[1 + tested :] for s in one]).double()
-    return float(threshold(calibration, FPR))
+    return max(float(threshold(torch.tensor(one), FPR)) for one in scores[1:])
 
 
 def _judged(row: Row | None, attack: Attack) -> list[np.ndarray]:
-    """Return the scores of each of a row's models: of members, tested and calibrating classes."""
-    tested = int(attack.settings.get("tested", 0))
-    found = [scores for _, scores in _kept(row, attack.label, "scores")]
-    return [scores for scores in found if tested and len(scores) > 1 + tested]
+    """Return the scores of each of a row's models: of members, then of each class unseen."""
+    return [scores for _, scores in _kept(row, attack.label, "scores") if len(scores) > 1]
 
 
 def edges(rows: Sequence[Row], attack: Attack, bins: int = BINS) -> Numbers:
     """Return whole steps as the edges of bins that hold every row's trials; empty for none."""
-    tested = int(attack.settings.get("tested", 0))
-    told = [scores[: 1 + tested] for row in rows for scores in _judged(row, attack)]
+    told = [scores for row in rows for scores in _judged(row, attack)]
     if not told:
         return []
     low = min(int(np.floor(scores.min())) for scores in told)
@@ -143,16 +137,16 @@ def decision(row: Row | None, attack: Attack, within: Sequence[float]) -> Decisi
         attack: On a class.
         within: Edges of the bins, from `edges`.
     """
-    found, tested = _judged(row, attack), int(attack.settings.get("tested", 0))
+    found = _judged(row, attack)
     if not found:
         return None
     members = np.concatenate([scores[0] for scores in found])
-    others = np.concatenate([scores[1 : 1 + tested].ravel() for scores in found])
+    others = np.concatenate([scores[1:].ravel() for scores in found])
     return Decision(
         edges=list(within),
         members=_short(np.histogram(members, within)[0] / len(members)),
         others=_short(np.histogram(others, within)[0] / len(others)),
-        thresholds=sorted(cut(scores.tolist(), tested) for scores in found),
+        thresholds=sorted(cut(scores) for scores in found),
     )
 
 

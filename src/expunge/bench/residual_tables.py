@@ -272,9 +272,10 @@ def attacked(study: Study, attack: Attack) -> Table | None:
         "is it learned again sooner than classes never trained on?",
         items,
         assumed(attack, next(iter(study.rows), None)),
-        "The threshold is taken from never-trained classes that are not judged, for a false "
-        "positive rate (FPR) of at most 5 %; TPR is the true positive rate there. t90: steps until "
-        "90 % of the candidates are told. Δ of the t90 gap takes out how fast each class is "
+        "A trial is of a member where it is faster than 95 % of those on each class never trained "
+        "on; TPR is how often that finds the forgotten class, FPR how often it accuses the trials "
+        "on a class never trained on, by the thresholds of the others. t90: steps until 90 % of "
+        "the candidates are told. Δ of the t90 gap takes out how fast each class is "
         "learned by models that never saw the forgotten one: a difference in differences.",
         *_warnings(study, attack.label),
     )

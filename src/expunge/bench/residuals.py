@@ -319,9 +319,8 @@ def trials(attack: Attack, row: Row | None) -> tuple[int, int]:
     scores = next((s for a in told if (s := a["arrays"].get("scores"))), None)
     if scores is None:
         count = int(attack.settings.get("trials", 0))
-        return count, count * int(attack.settings.get("tested", 0))
-    tested = int(attack.settings.get("tested", len(scores) - 1))
-    return len(scores[0]), sum(len(one) for one in scores[1 : 1 + tested])
+        return count, count * int(attack.settings.get("unseen", 0))
+    return len(scores[0]), sum(len(one) for one in scores[1:])
 
 
 def assumed(attack: Attack, row: Row | None) -> str:
