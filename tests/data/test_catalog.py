@@ -126,6 +126,12 @@ def test_running_text_asks_for_the_next_word_of_the_training_vocabulary(tmp_path
     assert train.y.tolist() == [[2, 0, 1], [0, 3, 1]]
     assert sets.test.read(torch.arange(2)).x.tolist() == [[0, 4, 1], [2, 0, 1]]
     assert sets.classes == ()
+    few = load("ptb", root=str(tmp_path), length=3, vocabulary=3)
+    # a 3, <eos> 2, <unk> 0: all others are unknown.
+    assert few.train.read(torch.arange(2)).x.tolist() == [[0, 2, 0], [1, 0, 2]]
+    assert few.test.read(torch.arange(2)).x.tolist() == [[0, 2, 1], [2, 0, 1]]
+    with pytest.raises(ValueError, match="vocabulary of at least 3, .* got 2"):
+        load("ptb", vocabulary=2)
 
 
 def test_a_set_of_one_split_holds_out_a_fifth_of_every_class(tmp_path: Path) -> None:

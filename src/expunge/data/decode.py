@@ -82,12 +82,22 @@ def hashed(texts: Words, features: int) -> Float[Tensor, "n features"]:
 UNKNOWN, END = "<unk>", "<eos>"
 
 
-def vocabulary(sentences: Words) -> list[str]:
-    """Return the words in use, the most frequent first, with an unknown and an end mark."""
+def vocabulary(sentences: Words, most: int | None = None) -> list[str]:
+    """Return the words in use, the most frequent first, with an unknown and an end mark.
+
+    Args:
+        sentences: Words between spaces.
+        most: So many words at most; the two marks are always among them.
+    """
     counts = Counter(word for sentence in sentences for word in sentence.split())
     counts[END] += len(sentences)
     counts[UNKNOWN] += 0
-    return sorted(counts, key=lambda word: (-counts[word], word))
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    if most is None:
+        return words
+    marks = {END, UNKNOWN}
+    kept = marks | {*[word for word in words if word not in marks][: most - len(marks)]}
+    return [word for word in words if word in kept]
 
 
 def windows(

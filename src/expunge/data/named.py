@@ -235,9 +235,20 @@ class Tokens(Named):
         root: Folder with `<name>/<split>-*.parquet`; left out, EXPUNGE_DATA, then the hub.
         scale: Share of the training and of the test windows to keep.
         length: Words in a window, which is one record.
+        vocabulary: Words that are told apart, the most frequent of all texts; the rest are one
+            and the same. Left out, all.
     """
 
     length: int = 35
+    vocabulary: int | None = later(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocabulary is not None and self.vocabulary < 3:
+            raise ValueError(
+                "expected a vocabulary of at least 3, two of which are for unknown words and ends, "
+                f"got {self.vocabulary}"
+            )
 
     def columns(self) -> tuple[str, ...]:
         return self.card.x
@@ -245,11 +256,11 @@ class Tokens(Named):
     def words(self) -> list[str]:
         """Return the word that each number stands for."""
         train, _ = rows(self.card, place(self.card, self.root), self.columns())
-        return vocabulary(train.column(self.card.x[0]))
+        return vocabulary(train.column(self.card.x[0]), self.vocabulary)
 
     def decode(self, train: Rows, test: Rows | None) -> cache.Arrays:
         sentences = train.column(self.card.x[0])
-        words = vocabulary(sentences)
+        words = vocabulary(sentences, self.vocabulary)
         texts = {"train": sentences} | ({"test": test.column(self.card.x[0])} if test else {})
         tensors: dict[str, Tensor] = {}
         for name, text in texts.items():
