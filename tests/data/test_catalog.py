@@ -130,7 +130,7 @@ def test_running_text_asks_for_the_next_word_of_the_training_vocabulary(tmp_path
     # a 3, <eos> 2, <unk> 0: all others are unknown.
     assert few.train.read(torch.arange(2)).x.tolist() == [[0, 2, 0], [1, 0, 2]]
     assert few.test.read(torch.arange(2)).x.tolist() == [[0, 2, 1], [2, 0, 1]]
-    with pytest.raises(ValueError, match="vocabulary of at least 3, .* got 2"):
+    with pytest.raises(ValueError, match=r"vocabulary of at least 3, .* got 2"):
         load("ptb", vocabulary=2)
 
 

@@ -163,8 +163,18 @@ def test_settings_within_settings_and_long_lists_are_told_shortly():
     things = [{"name": "data", "settings": settings} for settings in (few, many)]
     assert labels(things) == [
         "data (of a, classes [a, b, c, … 8 in all])",
-        "data (of b, no classes, others c)",
+        "data (of b, others c)",
     ]
+
+
+def test_a_setting_that_was_left_out_is_told_only_where_nothing_else_differs():
+    rates = [{"orthogonality": None, "l1": 0.1}, {"orthogonality": 0.0, "l1": 0.1}]
+    things = [{"name": "replay", "settings": settings} for settings in rates]
+    assert labels(things) == ["replay", "replay (orthogonality 0)"]
+    empty = [{"name": "replay", "settings": {"layers": value}} for value in (None, [])]
+    assert len({*labels([*things, *empty])}) == 3
+    only = [{"name": "replay", "settings": {"a": a, "b": b}} for a, b in ((None, 1), (1, None))]
+    assert labels(only) == ["replay (b 1)", "replay (a 1)"]
 
 
 def test_different_problems_are_different_groups():

@@ -9,6 +9,7 @@ Record = Mapping[str, Any]
 T = TypeVar("T")
 
 LISTED = 4  # entries of a list that are worth naming all
+LEFT = (None, [], "")  # values of settings that are left out
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,16 +55,22 @@ def spoken(value: object) -> str:
 
 
 def labels(things: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return each thing's name, with the settings that tell it from its namesakes."""
+    """Return each thing's name, with the settings that tell it from its namesakes.
+
+    A setting that was left out is not named, unless nothing else tells two things apart.
+    """
     settings = [flat(thing.get("settings") or {}) for thing in things]
     pairs = [(str(thing["name"]), mine) for thing, mine in zip(things, settings, strict=True)]
     namesakes = gathered(pairs, lambda pair: pair[0])
     differing = {name: _differing([s for _, s in same]) for name, same in namesakes.items()}
-    out = []
-    for name, mine in pairs:
-        told = ", ".join(_told(n, mine) for n in differing[name] if n in mine)
-        out.append(f"{name} ({told})" if told else name)
-    return out
+
+    def label(name: str, mine: Mapping[str, Any], *, all_of_them: bool) -> str:
+        named = [n for n in differing[name] if n in mine and (all_of_them or mine[n] not in LEFT)]
+        told = ", ".join(_told(n, mine) for n in named)
+        return f"{name} ({told})" if told else name
+
+    brief, full = ([label(*p, all_of_them=every) for p in pairs] for every in (False, True))
+    return brief if len({*brief}) == len({*full}) else full
 
 
 def _told(name: str, settings: Mapping[str, Any]) -> str:
@@ -71,7 +78,7 @@ def _told(name: str, settings: Mapping[str, Any]) -> str:
     whose, _, last = name.rpartition(".")
     word = whose.rpartition(".")[2] if whose and last == "name" else last
     value = settings[name]
-    return f"no {word}" if value in (None, [], "") else f"{word} {spoken(value)}"
+    return f"no {word}" if value in LEFT else f"{word} {spoken(value)}"
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
