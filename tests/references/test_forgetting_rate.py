@@ -15,7 +15,6 @@ from expunge.audit import Answer, Case
 from expunge.audits import forgetting_rate
 from expunge.audits.forgetting_rate import ForgettingRate, pair, rates
 from expunge.bench import judging
-from expunge.bench.estimate import mean_answer
 from expunge.bench.problem import Training
 from expunge.bench.stages import training
 from expunge.core import embedding
@@ -27,6 +26,7 @@ from expunge.data.split import Holdout
 from expunge.data.tensors import TensorData
 from expunge.lab import Lab, in_packs
 from expunge.methods.finetune import Finetune
+from expunge.study.estimate import mean_answer
 from expunge.subject import Refused, Served, WhiteBox
 from expunge.types import Descent
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from expunge.bench.comparative import EPOCHS, NAMES
+from expunge.study.comparative import EPOCHS, NAMES
 from tests.report import made
 
 # Means by method: ratio, validation and retain accuracy, AUC, share of training's time.

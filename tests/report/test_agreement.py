@@ -3,13 +3,13 @@ import re
 
 import pytest
 
-from expunge.bench import consensus, summary
-from expunge.bench.agreement import Jaccard, by_chance
-from expunge.bench.groups import group
 from expunge.report import overlap, page, sections
 from expunge.report.charts import save
 from expunge.report.figures import Album
 from expunge.report.sections import agreement
+from expunge.study import consensus, summary
+from expunge.study.agreement import Jaccard, by_chance
+from expunge.study.groups import group
 from tests.report import flagged, made
 
 HEADINGS = ("All audits", "Which audits disagree?", "Do audits flag the same records?")

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from expunge.bench import table
 from expunge.report import charts, comparison, evidence, theme
 from expunge.report.charts import Kinds
+from expunge.study import table
 from tests.report import made
 
 

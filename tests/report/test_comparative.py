@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from expunge import registry
-from expunge.bench import mechanisms
-from expunge.bench.comparative import NAMES, studies
-from expunge.bench.groups import group
-from expunge.bench.summary import summarise
 from expunge.report import page
 from expunge.report.figures import Album
 from expunge.report.sections import comparative
 from expunge.report.sections import studies as sections
+from expunge.study import mechanisms
+from expunge.study.comparative import NAMES, studies
+from expunge.study.groups import group
+from expunge.study.summary import summarise
 from tests.report import compared, made
 
 

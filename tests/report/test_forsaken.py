@@ -8,17 +8,17 @@ import pytest
 from scipy import stats
 
 from expunge import registry
-from expunge.bench import forgetting
-from expunge.bench import forgetting_tables as tables
-from expunge.bench.forgetting import Trial, family, setting, titles, trials, usual
-from expunge.bench.forgetting_cells import NAMES, Table, clock, count
-from expunge.bench.forgetting_tables import Reading
-from expunge.bench.published import forsaken as paper
-from expunge.bench.summary import summarise
 from expunge.report import forgot, page
 from expunge.report.figures import Album
 from expunge.report.sections import forsaken as section
 from expunge.report.sections import studies
+from expunge.study import forgetting
+from expunge.study import forgetting_tables as tables
+from expunge.study.forgetting import Trial, family, setting, titles, trials, usual
+from expunge.study.forgetting_cells import NAMES, Table, clock, count
+from expunge.study.forgetting_tables import Reading
+from expunge.study.published import forsaken as paper
+from expunge.study.summary import summarise
 from tests.report import forsaken as fake
 from tests.report import made
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from expunge.bench import table
+from expunge.study import table
 from tests.report import made
 
 

@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 
 from expunge import registry
-from expunge.bench import recall, summary
-from expunge.bench.groups import group
-from expunge.bench.published import recall as paper
 from expunge.cli import main
 from expunge.report import page, recalled, sections
 from expunge.report.charts import save
 from expunge.report.sections import membership_recall
+from expunge.study import recall, summary
+from expunge.study.groups import group
+from expunge.study.published import recall as paper
 from tests.report import made
 
 PRINTED = [

@@ -12,13 +12,13 @@ from PIL import Image
 from scipy import stats
 
 from expunge import registry
-from expunge.bench import residual_arrays, residual_claims, residual_tables, residuals
-from expunge.bench.groups import group
-from expunge.bench.published import reminiscence as paper
 from expunge.report import page, residual_charts, sections
 from expunge.report.charts import save
 from expunge.report.figures import Album
 from expunge.report.sections import residuals as section
+from expunge.study import residual_arrays, residual_claims, residual_tables, residuals
+from expunge.study.groups import group
+from expunge.study.published import reminiscence as paper
 from tests.report import made, residual
 
 

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from expunge.bench import table
-from expunge.bench.estimate import student
-from expunge.bench.groups import labels
+from expunge.study import table
+from expunge.study.estimate import student
+from expunge.study.groups import labels
 from tests.report import made
 
 

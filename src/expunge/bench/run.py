@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 from expunge.bench import judging, stages
 from expunge.bench.check import applicable, check, stand_in
-from expunge.bench.folded import fold
 from expunge.bench.problem import Pretraining, Problem, on_device, pose
 from expunge.bench.record import record
 from expunge.bench.spec import Spec
@@ -22,6 +21,7 @@ from expunge.core.cost import Meter
 from expunge.data.forget import AtRandom, Forget
 from expunge.data.memory import ByMemory
 from expunge.method import Method
+from expunge.study.folded import fold
 from expunge.types import Architecture, Json, Sets, Source, Start
 
 

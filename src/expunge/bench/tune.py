@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 
 from expunge.bench import stages
 from expunge.bench.apart import Apart
-from expunge.bench.groups import frozen, labels
 from expunge.bench.problem import Problem
 from expunge.bench.run import Event, Listen, problems, unheard
 from expunge.bench.search import Result, Study, Trial, library, space
@@ -31,6 +30,7 @@ from expunge.core.descent import Diverged
 from expunge.data.split import Forget
 from expunge.method import Method
 from expunge.methods.retrain import Retrain
+from expunge.study.groups import frozen, labels
 from expunge.types import Settings
 
 SCORE = "scores"

@@ -31,8 +31,8 @@ class Report:
     json: Switch = False
 
     def prepare(self) -> Work:
-        from expunge.bench import table
         from expunge.bench.store import probe
+        from expunge.study import table
 
         if not self.records:
             raise ValueError("expected at least one file or folder of records, got none")
@@ -61,10 +61,10 @@ class Report:
 
 def conclude(records: Sequence[Any], page: Path, *, quiet: bool) -> Path:
     """Write the report and, unless quiet, print the table and where the report is."""
-    from expunge.bench import table
     from expunge.bench.store import write_text
     from expunge.cli.console import out, say, spinner
     from expunge.report.page import render
+    from expunge.study import table
 
     with spinner("drawing the report"):
         html = render(records)

@@ -6,10 +6,10 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from expunge.bench.estimate import Estimate
-from expunge.bench.rows import Column, Row
 from expunge.report.marks import Chart, Rows, colour, drawn, layered, shape
 from expunge.report.theme import var
+from expunge.study.estimate import Estimate
+from expunge.study.rows import Column, Row
 
 # Where a name may stand from its mark, in pixels right and up: the nearest first.
 PLACES = [(13, 0), (-13, 0), (0, 18), (0, -18)]

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from expunge.bench.estimate import mean_answer
-from expunge.bench.groups import Record, flat, spoken
-from expunge.bench.rows import Row
-from expunge.bench.summary import findings
-from expunge.bench.table import duration
 from expunge.report import evidence
+from expunge.study.estimate import mean_answer
+from expunge.study.groups import Record, flat, spoken
+from expunge.study.rows import Row
+from expunge.study.summary import findings
+from expunge.study.table import duration
 
 Facts = dict[str, str]
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from expunge.bench.rows import Row
-from expunge.bench.summary import answers as answers
-from expunge.bench.summary import findings
+from expunge.study.rows import Row
+from expunge.study.summary import answers as answers
+from expunge.study.summary import findings
 
 Numbers = list[float | None]
 

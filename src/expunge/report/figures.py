@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from expunge.bench.rows import Column, Row
 from expunge.report import charts, comparison, evidence
 from expunge.report.charts import Kinds
 from expunge.report.evidence import Risky
 from expunge.report.marks import Chart
+from expunge.study.rows import Column, Row
 
 # Sets of records as the report calls them.
 SETS = {"forget": "records to forget", "test": "test records", "retain": "records kept"}

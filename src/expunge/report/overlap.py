@@ -10,9 +10,9 @@ from typing import Any
 
 import altair as alt
 
-from expunge.bench.agreement import Jaccard, Pair, Together
 from expunge.report.marks import Chart, Rows, drawn, layered
 from expunge.report.theme import var
+from expunge.study.agreement import Jaccard, Pair, Together
 
 BARS = 8  # height of the highest bar, in rows of dots
 STEP = 21  # pixels of a row of dots

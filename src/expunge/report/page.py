@@ -17,13 +17,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
-from expunge.bench.groups import Record
-from expunge.bench.rows import Row
-from expunge.bench.summary import SEVERITY, summarise
-from expunge.bench.table import CAPTION, duration, interval
-from expunge.bench.table import markdown as tables
 from expunge.report import details, figures, sections, theme
 from expunge.report.marks import VEGA_LITE
+from expunge.study.groups import Record
+from expunge.study.rows import Row
+from expunge.study.summary import SEVERITY, summarise
+from expunge.study.table import CAPTION, duration, interval
+from expunge.study.table import markdown as tables
 
 COMPACT: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False}
 EMBEDDED = 1_500_000  # characters of records that are worth carrying in the page

@@ -6,10 +6,10 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from expunge.bench.recall import Line
 from expunge.report.charts import FEW, name_of
 from expunge.report.marks import Chart, colour, drawn, layered
 from expunge.report.theme import var
+from expunge.study.recall import Line
 
 
 def dumbbells(lines: Sequence[Line]) -> Chart | None:

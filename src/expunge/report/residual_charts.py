@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from expunge.bench.residual_arrays import Course, Decision, Recovered
 from expunge.report.marks import Chart, Rows, colour, dash, drawn, layered
 from expunge.report.theme import var
+from expunge.study.residual_arrays import Course, Decision, Recovered
 
 Paths = Mapping[str, Sequence[float]]
 

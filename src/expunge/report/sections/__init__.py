@@ -20,9 +20,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
-from expunge.bench.groups import Record
-from expunge.bench.rows import Row
 from expunge.report.figures import Album
+from expunge.study.groups import Record
+from expunge.study.rows import Row
 
 Scope = Literal["group", "run"]
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.bench import agreement, consensus
-from expunge.bench.consensus import CAPTION, FOUND, KINDS, SHARED, Study
-from expunge.bench.groups import Record
-from expunge.bench.rows import Column, Row
-from expunge.bench.summary import answers
 from expunge.report import overlap
 from expunge.report.figures import Album, Figure
 from expunge.report.sections import Scope
+from expunge.study import agreement, consensus
+from expunge.study.consensus import CAPTION, FOUND, KINDS, SHARED, Study
+from expunge.study.groups import Record
+from expunge.study.rows import Column, Row
+from expunge.study.summary import answers
 
 SCOPE: Scope = "group"
 MOST = 28  # combinations that fit side by side

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from expunge.bench import mechanisms
-from expunge.bench.claims import USUAL, Claim, claims
-from expunge.bench.comparative import NAMES, Result, Study, Target, holds_study, studies
-from expunge.bench.groups import Record, gathered
-from expunge.bench.rows import Row
 from expunge.report.figures import Album, Figure
 from expunge.report.marks import Chart, Rows, drawn, layered
 from expunge.report.theme import var
+from expunge.study import mechanisms
+from expunge.study.claims import USUAL, Claim, claims
+from expunge.study.comparative import NAMES, Result, Study, Target, holds_study, studies
+from expunge.study.groups import Record, gathered
+from expunge.study.rows import Row
 
 SCOPE = "run"
 

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from expunge.bench import forgetting, forgetting_tables
-from expunge.bench.forgetting import Kind, Number, Trial, family, setting, titles, usual
-from expunge.bench.forgetting_cells import CAPTION, CONTROL, NAMES
-from expunge.bench.forgetting_tables import ITERATIONS, Reading
-from expunge.bench.groups import Record, gathered
-from expunge.bench.published import forsaken as paper
-from expunge.bench.rows import Row
-from expunge.bench.summary import answers
 from expunge.report import forgot
 from expunge.report.figures import Album, Figure
 from expunge.report.forgot import Mark, Point, Rule
 from expunge.report.sections import Scope
+from expunge.study import forgetting, forgetting_tables
+from expunge.study.forgetting import Kind, Number, Trial, family, setting, titles, usual
+from expunge.study.forgetting_cells import CAPTION, CONTROL, NAMES
+from expunge.study.forgetting_tables import ITERATIONS, Reading
+from expunge.study.groups import Record, gathered
+from expunge.study.published import forsaken as paper
+from expunge.study.rows import Row
+from expunge.study.summary import answers
 
 SCOPE: Scope = "run"
 

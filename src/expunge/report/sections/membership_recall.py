@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from expunge.bench import recall
-from expunge.bench.groups import Record
-from expunge.bench.recall import CAPTION, PARTS, SHARE, Attack, Study
-from expunge.bench.rows import Row
 from expunge.report import charts, evidence, recalled
 from expunge.report.figures import Album, Figure, Section
 from expunge.report.sections import Scope
+from expunge.study import recall
+from expunge.study.groups import Record
+from expunge.study.recall import CAPTION, PARTS, SHARE, Attack, Study
+from expunge.study.rows import Row
 
 SCOPE: Scope = "group"
 

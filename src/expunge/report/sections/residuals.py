@@ -8,12 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from expunge.bench import residual_arrays as arrays
-from expunge.bench import residual_tables
-from expunge.bench.groups import Record
-from expunge.bench.published import reminiscence as paper
-from expunge.bench.residual_claims import expected
-from expunge.bench.residuals import (
+from expunge.report import residual_charts
+from expunge.report.figures import Album, Figure, Section
+from expunge.report.grids import data_uri
+from expunge.report.residual_charts import Band, Mark
+from expunge.report.sections import Scope
+from expunge.study import residual_arrays as arrays
+from expunge.study import residual_tables
+from expunge.study.groups import Record
+from expunge.study.published import reminiscence as paper
+from expunge.study.residual_claims import expected
+from expunge.study.residuals import (
     PRIOR,
     RECOVERY,
     Attack,
@@ -24,13 +29,8 @@ from expunge.bench.residuals import (
     studies,
     study,
 )
-from expunge.bench.rows import Row
-from expunge.bench.table import literal
-from expunge.report import residual_charts
-from expunge.report.figures import Album, Figure, Section
-from expunge.report.grids import data_uri
-from expunge.report.residual_charts import Band, Mark
-from expunge.report.sections import Scope
+from expunge.study.rows import Row
+from expunge.study.table import literal
 
 SCOPE: Scope = "group"
 TONES = {"holds": "forgotten", "does not hold": "leaks", "cannot be resolved": "cannot tell"}

@@ -11,11 +11,11 @@ from functools import cached_property
 from statistics import fmean, variance
 from typing import Any, Literal
 
-from expunge.bench.estimate import Estimate, number, student
-from expunge.bench.groups import Group, Record, flat, frozen, gathered, group
-from expunge.bench.published import forsaken as paper
-from expunge.bench.rows import Column, Row
-from expunge.bench.summary import Answer, answers, findings, tabulate
+from expunge.study.estimate import Estimate, number, student
+from expunge.study.groups import Group, Record, flat, frozen, gathered, group
+from expunge.study.published import forsaken as paper
+from expunge.study.rows import Column, Row
+from expunge.study.summary import Answer, answers, findings, tabulate
 
 RATE, EXPOSURE = "forgetting_rate", "exposure"
 READ = (RATE, EXPOSURE, "accuracy")

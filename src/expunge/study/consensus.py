@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import NamedTuple
 
-from expunge.bench.agreement import (
+from expunge.study.agreement import (
     Jaccard,
     Kind,
     Model,
@@ -28,10 +28,10 @@ from expunge.bench.agreement import (
     verdicts,
     worst,
 )
-from expunge.bench.groups import Group, Record, group
-from expunge.bench.rows import Column, Row
-from expunge.bench.summary import findings, tabulate
-from expunge.bench.table import NONE, literal, ruled, said
+from expunge.study.groups import Group, Record, group
+from expunge.study.rows import Column, Row
+from expunge.study.summary import findings, tabulate
+from expunge.study.table import NONE, literal, ruled, said
 
 FOUND = "tpr_at_1%_fpr"
 KINDS: dict[Kind, str] = {

@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.special import gammaln
 
-from expunge.bench.groups import Record, frozen, gathered
-from expunge.bench.summary import findings
+from expunge.study.groups import Record, frozen, gathered
+from expunge.study.summary import findings
 
 WORST = ("leaks", "overshoots", "cannot tell", "like never trained", "like retraining")
 SIDES = {

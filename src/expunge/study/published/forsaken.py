@@ -12,7 +12,7 @@ Kind = Literal["OOD", "ID"]
 @cache
 def tables() -> Mapping[str, Any]:
     """Return every table, keyed as in the file."""
-    file = files("expunge.bench.published") / "forsaken.toml"
+    file = files("expunge.study.published") / "forsaken.toml"
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
 

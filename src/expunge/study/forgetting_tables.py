@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from expunge.bench.estimate import student
-from expunge.bench.forgetting import (
+from expunge.study.estimate import student
+from expunge.study.forgetting import (
     EXPOSURE,
     OWN,
     Kind,
@@ -25,7 +25,7 @@ from expunge.bench.forgetting import (
     titles,
     usual,
 )
-from expunge.bench.forgetting_cells import (
+from expunge.study.forgetting_cells import (
     CONTROL,
     ITERATIONS,
     NAMES,
@@ -41,11 +41,11 @@ from expunge.bench.forgetting_cells import (
     plain,
     timed,
 )
-from expunge.bench.groups import gathered, spoken
-from expunge.bench.published import forsaken as paper
-from expunge.bench.rows import Row
-from expunge.bench.summary import answers, findings
-from expunge.bench.table import NONE
+from expunge.study.groups import gathered, spoken
+from expunge.study.published import forsaken as paper
+from expunge.study.rows import Row
+from expunge.study.summary import answers, findings
+from expunge.study.table import NONE
 
 OTHERS = {"amnesiac": "Amnesiac"}
 PENALTY, WEIGHTS, SHARDS = "penalty", "omega", "shards"

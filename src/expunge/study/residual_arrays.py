@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 
 from expunge.audits.reminiscence_class import FPR
-from expunge.bench.residuals import Attack
-from expunge.bench.rows import Row
-from expunge.bench.summary import Answer, answers
 from expunge.core.relearn import threshold
+from expunge.study.residuals import Attack
+from expunge.study.rows import Row
+from expunge.study.summary import Answer, answers
 
 BINS = 30
 Numbers = list[float]

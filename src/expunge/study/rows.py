@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from expunge.bench.estimate import Estimate
-from expunge.bench.groups import Group, Record
+from expunge.study.estimate import Estimate
+from expunge.study.groups import Group, Record
 
 UTILITY = ("accuracy", "test")
 DAMAGED = 0.05  # share of the test records, beyond what chance between retrained models makes

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from expunge.bench.estimate import Estimate
-from expunge.bench.forgetting import Number, Trial, setting
-from expunge.bench.rows import Column, Row
-from expunge.bench.table import NONE, interval, literal, ruled
+from expunge.study.estimate import Estimate
+from expunge.study.forgetting import Number, Trial, setting
+from expunge.study.rows import Column, Row
+from expunge.study.table import NONE, interval, literal, ruled
 
 NAMES = {"forsaken": "Forsaken", "smu": "SMU", "sisa": "SISA", "sisa_dp": "SISA-DP"}
 CONTROL = "Full retraining"

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats as scipy_stats
 
 from expunge import stats
-from expunge.bench.claims import Claim, claims
-from expunge.bench.comparative import epochs_of, holds_study, studies
-from expunge.bench.statements import (
+from expunge.study.claims import Claim, claims
+from expunge.study.comparative import epochs_of, holds_study, studies
+from expunge.study.statements import (
     Statement,
     about,
     above,

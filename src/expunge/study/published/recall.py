@@ -25,7 +25,7 @@ class Told(NamedTuple):
 @cache
 def tables() -> Mapping[str, Any]:
     """Return every table, keyed as in the file."""
-    file = files("expunge.bench.published") / "membership_recall.toml"
+    file = files("expunge.study.published") / "membership_recall.toml"
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from expunge.bench.estimate import number
-from expunge.bench.groups import Group, Record, group, labels
-from expunge.bench.published import recall as paper
-from expunge.bench.rows import Cell, Column, Row
-from expunge.bench.summary import answers, findings, tabulate
-from expunge.bench.table import NONE, interval, literal, ruled
+from expunge.study.estimate import number
+from expunge.study.groups import Group, Record, group, labels
+from expunge.study.published import recall as paper
+from expunge.study.rows import Cell, Column, Row
+from expunge.study.summary import answers, findings, tabulate
+from expunge.study.table import NONE, interval, literal, ruled
 
 AUDIT = "membership_recall"
 PARTS = {"forget": "records to forget", "test": "test records"}

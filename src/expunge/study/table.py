@@ -7,10 +7,10 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from expunge.bench.estimate import Estimate
-from expunge.bench.read import read as read
-from expunge.bench.rows import Cell, Column, Row
-from expunge.bench.summary import summarise as summarise
+from expunge.study.estimate import Estimate
+from expunge.study.read import read as read
+from expunge.study.rows import Cell, Column, Row
+from expunge.study.summary import summarise as summarise
 
 NONE = "—"
 MARKS = {

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expunge.bench.estimate import number
-from expunge.bench.groups import Record, flat, frozen, gathered, labels
 from expunge.stats import spread
+from expunge.study.estimate import number
+from expunge.study.groups import Record, flat, frozen, gathered, labels
 
 Finding = Mapping[str, Any]
 Target = str  # what the forget set is: `random`, `red`

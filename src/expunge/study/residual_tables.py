@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from expunge.bench import forgetting_cells
-from expunge.bench.estimate import Estimate
-from expunge.bench.forgetting_cells import Line, Table, clock, count
-from expunge.bench.published import reminiscence as paper
-from expunge.bench.published.reminiscence import Told
-from expunge.bench.residuals import (
+from expunge.study import forgetting_cells
+from expunge.study.estimate import Estimate
+from expunge.study.forgetting_cells import Line, Table, clock, count
+from expunge.study.published import reminiscence as paper
+from expunge.study.published.reminiscence import Told
+from expunge.study.residuals import (
     PRIOR,
     PSEUDO,
     RECOVERY,
@@ -24,9 +24,9 @@ from expunge.bench.residuals import (
     ratios,
     together,
 )
-from expunge.bench.rows import Column, Row
-from expunge.bench.summary import answers
-from expunge.bench.table import NONE, gap, interval, literal
+from expunge.study.rows import Column, Row
+from expunge.study.summary import answers
+from expunge.study.table import NONE, gap, interval, literal
 
 SHARE, TIMES = Column("", "", "", "%"), Column("", "", "")
 CAPTION = (

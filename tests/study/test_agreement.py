@@ -4,10 +4,10 @@ from itertools import combinations as choose
 
 import pytest
 
-from expunge.bench import agreement, consensus
-from expunge.bench.agreement import Flags, Jaccard, Model
-from expunge.bench.groups import group
 from expunge.cli import main
+from expunge.study import agreement, consensus
+from expunge.study.agreement import Flags, Jaccard, Model
+from expunge.study.groups import group
 from tests.report import flagged, made
 
 TEN = tuple(range(10))

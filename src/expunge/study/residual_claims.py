@@ -7,9 +7,9 @@ accuracy kept. They are tested over models, never on one number: see `statements
 
 from collections.abc import Iterator, Sequence
 
-from expunge.bench.claims import Claim
-from expunge.bench.estimate import number
-from expunge.bench.residuals import (
+from expunge.study.claims import Claim
+from expunge.study.estimate import number
+from expunge.study.residuals import (
     DEFENCE,
     Attack,
     Study,
@@ -19,8 +19,8 @@ from expunge.bench.residuals import (
     shares,
     whole,
 )
-from expunge.bench.rows import Row
-from expunge.bench.statements import Statement, about, above, all_hold, decided
+from expunge.study.rows import Row
+from expunge.study.statements import Statement, about, above, all_hold, decided
 
 WEAK = ("bad_teacher", "ssd", "random_label")
 CHANCE, NEAR, SURE, DEFENDED = 0.5, 0.05, 0.8, 0.55

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.bench.folded import unfold
+from expunge.study.folded import unfold
 
 SCHEMA = 1
 

@@ -12,11 +12,11 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from expunge.bench.estimate import Estimate, number, student
-from expunge.bench.groups import Group, Record, group, labels
-from expunge.bench.published import reminiscence as paper
-from expunge.bench.rows import Cell, Column, Row
-from expunge.bench.summary import Answer, answers, findings, tabulate
+from expunge.study.estimate import Estimate, number, student
+from expunge.study.groups import Group, Record, group, labels
+from expunge.study.published import reminiscence as paper
+from expunge.study.rows import Cell, Column, Row
+from expunge.study.summary import Answer, answers, findings, tabulate
 
 CLASSES, SAMPLES = "reminiscence_class", "reminiscence_sample"
 RELEARN, PSEUDO, RECOVERY = "relearn_time", "pseudo_convergence", "recovery"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.bench.folded import fold, unfold
-from expunge.bench.read import read
+from expunge.study.folded import fold, unfold
+from expunge.study.read import read
 from tests.report.made import record
 
 

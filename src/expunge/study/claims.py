@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import variance
 
-from expunge.bench.comparative import NAMES, Repeat, Study
-from expunge.bench.statements import (
+from expunge.study.comparative import NAMES, Repeat, Study
+from expunge.study.statements import (
     Statement,
     Verdict,
     about,

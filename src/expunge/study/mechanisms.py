@@ -7,8 +7,8 @@ Approaches for Data Protection", CAID 2024, https://hal.science/hal-05046594v1
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from expunge.bench.comparative import NAMES
-from expunge.bench.groups import Record
+from expunge.study.comparative import NAMES
+from expunge.study.groups import Record
 
 # The paper's columns, and which mechanisms of a card amount to a tick.
 COLUMNS: dict[str, frozenset[str]] = {

@@ -6,9 +6,9 @@ from dataclasses import replace
 from statistics import fmean, mode
 from typing import Any
 
-from expunge.bench.estimate import Estimate, bootstrapped, mean_answer, number, student
-from expunge.bench.groups import Group, Record, frozen, gathered, group, labels
-from expunge.bench.rows import Cell, Column, Row, kind
+from expunge.study.estimate import Estimate, bootstrapped, mean_answer, number, student
+from expunge.study.groups import Group, Record, frozen, gathered, group, labels
+from expunge.study.rows import Cell, Column, Row, kind
 
 Finding = Mapping[str, Any]
 Answer = Mapping[str, Any]
