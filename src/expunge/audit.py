@@ -17,7 +17,7 @@ from expunge.core import rng
 from expunge.core.cost import Cost
 from expunge.lab import Lab, Needs, beside
 from expunge.stats import Interval, Summary
-from expunge.subject import Access, Refused, Subject
+from expunge.subject import Access, Refused, Subject, WhiteBox
 from expunge.types import Card, Data, Json, Request, Settings
 
 Groups = Sequence[Tensor]
@@ -221,7 +221,16 @@ def _rounded(array: Tensor) -> Json:
 
 
 def _interval(interval: Interval | None) -> Json:
-    return interval and {k: v if v is None else _number(v) for k, v in interval._asdict().items()}
+    if interval is None:
+        return None
+    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {k: v if v is None else _number(v) for k, v in ends.items()}
+
+
+def _role(subject: Subject, case: "Case") -> str:
+    if subject is case.unlearned:
+        return "the unlearned model"
+    return "the original" if subject is case.original else "a retrained model"
 
 
 def contrast(first: Answer, rest: tuple[Answer, ...]) -> Interval:
@@ -520,6 +529,11 @@ class Audit(Settings, ABC):
         if task not in self.card.tasks:
             raise Refused(f"{name} is not for {task}, but for {', '.join(self.card.tasks)}")
         for subject in (case.unlearned, case.original, *case.retrained):
+            if isinstance(subject, WhiteBox) and not subject.finite:
+                raise Refused(
+                    f"{name} expected finite weights, but those of {_role(subject, case)} hold NaN "
+                    "or infinity; its training or unlearning diverged: lower the learning rate"
+                )
             if subject.access < self.card.access:
                 raise Refused(
                     f"{name} needs {self.card.access.name.lower()}, but a "
@@ -539,6 +553,8 @@ class Audit(Settings, ABC):
                 f"{name} needs {needs}, but here it is not known how the model was unlearned; "
                 "run it from a spec (`expunge run`), or give the lab `unlearn`"
             )
+        if needs.retrained and case.lab is not None:
+            case.lab.check_recipe()
         if needs.shadows or needs.unlearned_shadows or needs.shadow_networks:
             self._check_shadows(case)
 

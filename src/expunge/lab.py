@@ -206,7 +206,13 @@ class Lab:
         return self._halves[number]
 
     def retrained(self, count: int) -> tuple[WhiteBox, ...]:
-        """Return models that never saw the forget set."""
+        """Return models that never saw the forget set.
+
+        Raises:
+            Refused: Where any is asked for and the target's recipe is not known.
+        """
+        if count:
+            self.check_recipe()
         return tuple(self.make("retrained", i) for i in range(count))
 
     def each(self, kind: str, count: int) -> Iterator[WhiteBox]:
@@ -243,11 +249,12 @@ class Lab:
         return Shadows(torch.stack(rows), torch.stack(halves)).checked()
 
     def check_recipe(self) -> None:
-        """Refuse shadows for a target of which it is not known how it was trained."""
+        """Refuse to train models for a target of which it is not known how it was trained."""
         if not self.known:
             raise Refused(
-                "shadow models must be trained exactly as the target was, and how that was is not "
-                "known here; say it: give `training` with the problem, or audit from a spec"
+                "shadow models and retrained ones must be trained exactly as the target was, and "
+                "how that was is not known here; say it: give `training` with the problem, or "
+                "audit from a spec"
             )
 
     def train_shadows(self, numbers: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ Principles", S&P 2022, https://arxiv.org/abs/2112.03570
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -108,14 +108,19 @@ def flagged(inside: Tensor, outside: Tensor) -> Tensor:
     return inside > outside.sort(descending=True).values[allowed]
 
 
-def unresolved(outside: int) -> tuple[str, ...]:
-    """Return a warning where so many non-members cannot resolve a false positive rate."""
-    unseen = [rate for rate in RATES if rate * outside < 1]
+def unresolved(outside: int, rates: Sequence[float] = RATES) -> tuple[str, ...]:
+    """Return a warning where so many non-members cannot resolve some of the false positive rates.
+
+    Args:
+        outside: How many non-members there are.
+        rates: That are told of.
+    """
+    unseen = [rate for rate in sorted({*rates}) if rate * outside < 1]
     if not unseen:
         return ()
-    rates = " and ".join(f"{100 * rate:g} %" for rate in unseen)
+    named = " and ".join(f"{100 * rate:g} %" for rate in unseen)
     least = math.ceil(1 / min(unseen))
     return (
-        f"{outside} records never trained on cannot resolve a false positive rate of {rates}: "
+        f"{outside} records never trained on cannot resolve a false positive rate of {named}: "
         f"what stands there is the share found at none at all; hold out at least {least:,}",
     )

@@ -9,6 +9,7 @@ was left out while its copy was trained on has not been left out.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -140,8 +141,9 @@ class Shadows(NamedTuple):
         """Return them, if they can be what they say they are.
 
         Raises:
-            Refused: For answers that are not finite; for a model that cannot tell its own half
-                from the other while most of the others can: it was trained on another half.
+            Refused: For answers that are not finite; where most models take the other half for
+                their own; for a model that cannot tell its own half from the other, or takes it
+                for its own, while most of the others can: it was trained on another half.
         """
         self.finite()
         apart = [
@@ -150,11 +152,17 @@ class Shadows(NamedTuple):
         ]
         sizes = int(self.member[0].sum()), int((~self.member[0]).sum())
         chance = stats.auc_by_chance([sizes])
-        typical = float(torch.tensor(apart).median())
+        typical = median(apart)
+        if typical < (chance.low or 0.0):
+            raise Refused(
+                f"{len(apart)} shadow models tell their halves of the pool from the others with a "
+                f"median AUC of {typical:.3f}, below what chance gives, {chance}; `member` is "
+                "probably swapped: expected true where a model was trained on the record"
+            )
         # Six standard errors: models that remember little differ by a few of them by chance.
         least = typical - 3 * (chance.value - (chance.low or 0.0))
         for number, auc in enumerate(apart):
-            if auc < least and not chance.excludes(auc):
+            if auc < least and auc <= (chance.high or 1.0):
                 raise Refused(
                     f"shadow model {number} tells its half of the pool from the other with an AUC "
                     f"of {auc:.3f}, where others reach {typical:.3f}; it is probably stale, of "

@@ -5,6 +5,7 @@ Networks", CVPR 2020, https://arxiv.org/abs/1911.04933
 """
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -44,16 +45,33 @@ class Relapse(NamedTuple):
         loss: Mean over them.
         accuracy: Share of them told; NaN where the task has no right answer.
         reached: Whether the goal was.
+        limit: The most epochs there are.
     """
 
     loss: Float[Tensor, " looks"]
     accuracy: Float[Tensor, " looks"]
     reached: bool
+    limit: int
 
     @property
     def epochs(self) -> int:
-        """How many it took, or how many there were."""
-        return len(self.loss) - 1
+        """How many it took; the most there are where it never got there, or diverged."""
+        return len(self.loss) - 1 if self.reached else self.limit
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it came to nothing before the goal."""
+        return not self.reached and not math.isfinite(float(self.loss[-1]))
+
+    @property
+    def missed(self) -> str:
+        """Why one that never got there counts as it does, as a warning says it."""
+        if not self.diverged:
+            return f"not known again after {self.limit} epochs"
+        return (
+            f"relearning diverged in epoch {len(self.loss) - 1}, which counts as not known again "
+            f"after {self.limit} epochs; lower its learning rate"
+        )
 
 
 def look(network: nn.Module, data: Data, task: Task, seed: int) -> tuple[float, float]:
@@ -117,4 +135,4 @@ def relapse(
         except Diverged:
             seen.append((float("inf"), 0.0))  # it knows nothing any more
     loss, accuracy = torch.tensor(seen, dtype=torch.double).unbind(1)
-    return Relapse(loss, accuracy, done)
+    return Relapse(loss, accuracy, done, descent.epochs)

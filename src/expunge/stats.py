@@ -21,11 +21,22 @@ HELD = 2**23  # numbers resampled at once, 64 MiB; memory only, not the result
 
 
 class Interval(NamedTuple):
-    """An estimate and, where it is known, where its truth may lie at 95 %."""
+    """An estimate and, where it is known, where its truth may lie at 95 %.
+
+    Attributes:
+        value: The estimate.
+        low: The lower end.
+        high: The upper end.
+        reach: Of an interval from few values, what `spread` gave for them, before the ends were
+            cut to what is possible; None takes the interval for a Gaussian's.
+        size: How many values those were.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    reach: float | None = None
+    size: int | None = None
 
     def excludes(self, value: float) -> bool:
         """Return whether an interval is known and `value` lies outside it."""
@@ -34,7 +45,9 @@ class Interval(NamedTuple):
         return not self.low <= value <= self.high
 
     def against(self, value: float) -> float | None:
-        """Return the two-sided p-value of `value`, taking the interval for a Gaussian's."""
+        """Return the two-sided p-value of `value`: Student's where `size` is known, or Gauss's."""
+        if self.reach is not None and self.size is not None:
+            return beyond(value - self.value, self.reach, self.size)
         if self.low is None or self.high is None:
             return None
         width, distance = self.high - self.low, abs(self.value - value)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from expunge.core.cost import Cost
 from expunge.core.rng import generator
-from expunge.core.state import mode
+from expunge.core.state import finite, mode
 from expunge.types import Data, Inputs, Json, Task, fingerprints
 from expunge.types import Refused as Refused
 
@@ -136,6 +136,11 @@ class WhiteBox(Subject):
     def digest(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         state = {k: v.cpu().contiguous() for k, v in self.net.state_dict().items()}
         return hashlib.sha256(save(state)).hexdigest()
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether all its weights are."""
+        return finite(self.net)
 
     @property
     def model(self) -> nn.Module:

@@ -23,7 +23,7 @@ Json = Any  # what json.dumps takes; a recursive alias is slow under runtime che
 
 
 class Refused(ValueError):
-    """A question that a subject, or a case, cannot answer; raised before work."""
+    """What cannot be done with these records, this model or this case, and what to do instead."""
 
 
 class Settings:

@@ -201,6 +201,29 @@ def test_an_original_that_diverges_is_recorded_too(tmp_path: Path) -> None:
     assert "original, seed 0: " in records[1]["error"]["message"]
 
 
+def test_what_a_method_refuses_is_recorded_and_the_grid_goes_on(tmp_path: Path) -> None:
+    adam = {"descent": {"optimizer": "adamw", "lr": 1e-3, "epochs": 1}}
+    kinds(tmp_path, spec(methods=[{"name": "smu"}, {"name": "finetune"}], training=adam))
+    first, second = stable(tmp_path / "out")
+    assert (first["status"], second["status"]) == ("failed", "done")
+    assert first["verdict"]["kind"] == "failed"
+    assert "original, seed 0: expected training by sgd, got adamw" in first["error"]["message"]
+
+
+def test_an_audit_that_one_model_cannot_be_asked_is_left_out_and_told(tmp_path: Path) -> None:
+    audits = [
+        {"name": "accuracy"},
+        {"name": "forgetting_rate", "oracle": "white_box", "tested": 0.4},
+    ]
+    sisa = {"name": "sisa", "shards": 2, "slices": 2}
+    kinds(tmp_path, spec(methods=[sisa, {"name": "finetune"}], audits=audits))
+    first, second = stable(tmp_path / "out")
+    assert [found["audit"] for found in first["findings"]] == ["accuracy"]
+    assert "one last layer" in first["notes"]["unasked"]["forgetting_rate"]
+    assert [found["audit"] for found in second["findings"]] == ["accuracy", "forgetting_rate"]
+    assert "unasked" not in second["notes"]
+
+
 def test_a_record_holds_what_its_method_noted(tmp_path: Path) -> None:
     noise = {"name": "fisher_forgetting", "alpha": 1e9}
     kinds(tmp_path, spec(methods=[noise, {"name": "finetune"}]))

@@ -21,7 +21,7 @@ from expunge.data.split import (
     request,
     unseen,
 )
-from expunge.data.strata import distinct, draw, thinned
+from expunge.data.strata import common, distinct, draw, thinned
 from expunge.data.tensors import TensorData
 from expunge.models.linear import Linear
 from expunge.tasks.categorical import Classification
@@ -138,6 +138,14 @@ def test_matched_proportions_are_within_half_a_record(like: list[int], there: li
     scale = min(have[k] / goal[k] for k in set(like))
     assert (got <= have).all()
     assert ((got - scale * goal).abs() <= 0.5 + 1e-5).all()
+
+
+def test_as_many_of_each_class_are_taken_of_two_sets_and_none_that_one_lacks() -> None:
+    one, other = labelled([0] * 10 + [1] * 3 + [2] * 5), labelled([0] * 4 + [1] * 9 + [3] * 2)
+    found = common(one, other, torch.Generator().manual_seed(0))
+    assert [part.y.bincount().tolist() for part in found] == [[4, 3]] * 2
+    nothing = common(labelled([0]), labelled([1]), torch.Generator())
+    assert [len(part) for part in nothing] == [0, 0]
 
 
 def test_a_class_without_candidates_cannot_be_matched() -> None:

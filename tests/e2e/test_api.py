@@ -114,6 +114,9 @@ def test_shadows_need_a_target_whose_training_is_known() -> None:
         if training is None:
             with pytest.raises(Refused, match="give `training` with the problem"):
                 api.audit(posed, network, network, audits=[{"name": "lira", "shadows": 4}])
+            with pytest.raises(Refused, match="give `training` with the problem"):
+                api.audit(posed, network, network, retrained=2, audits=["accuracy"])
+            assert api.audit(posed, network, network, retrained=[network], audits=["accuracy"])
         else:
             (found,) = api.audit(posed, network, network, audits=[{"name": "lira", "shadows": 4}])
             assert found.audit.card.name == "lira"

@@ -153,6 +153,27 @@ def test_a_label_only_box_is_asked_or_refused(audit, case):
 
 
 @each_audit
+def test_a_model_that_diverged_is_refused_before_work(audit, case):
+    broken = copy.deepcopy(case.original.model)
+    with torch.no_grad():
+        next(broken.parameters()).view(-1)[0] = torch.nan
+    for name, role in (("unlearned", "the unlearned model"), ("original", "the original")):
+        with pytest.raises(Refused, match=f"finite weights, but those of {role}"):
+            audit(dataclasses.replace(case, **{name: WhiteBox(broken)}), seed=0)
+    with pytest.raises(Refused, match="finite weights, but those of a retrained model"):
+        audit.check(dataclasses.replace(case, retrained=(WhiteBox(broken),)))
+
+
+@each_audit
+def test_no_model_is_trained_by_a_recipe_that_may_not_be_the_targets(audit, case):
+    if not audit.needs.shadows + audit.needs.retrained:
+        pytest.skip("it trains no further models")
+    lab = dataclasses.replace(case.lab, known=False)
+    with pytest.raises(Refused, match="must be trained exactly as the target was"):
+        audit.check(dataclasses.replace(case, lab=lab))
+
+
+@each_audit
 def test_values_do_not_depend_on_batch_size_or_order(audit, case, monkeypatch):
     if audit.card.trains:
         pytest.skip("trains on the answers, batch by batch")

@@ -452,6 +452,13 @@ def test_label_only_refuses_what_it_cannot_answer(case, made):
     worded = dataclasses.replace(case, request=dataclasses.replace(case.request, forget=tokens))
     with pytest.raises(Refused, match="no small steps"):
         LabelOnly()(worded, seed=0)
+    broken = nn.Linear(6, 6)
+    nn.init.constant_(broken.bias, torch.inf)
+    with pytest.raises(Refused, match="expected finite outputs"):
+        LabelOnly().ask(WhiteBox(broken), case, 0)
+    masked = nn.Linear(6, 6)  # one class ruled out leaves another
+    nn.init.constant_(masked.bias[:1], -torch.inf)
+    assert 0 <= LabelOnly(queries=2).ask(WhiteBox(masked), case, 0).headline <= 1
     x, y, _ = whole(case.test)
     x[0, 0] = torch.inf
     with pytest.raises(ValueError, match="values that are not finite"):

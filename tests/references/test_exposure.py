@@ -20,6 +20,7 @@ from expunge.core.exposure import (
 )
 from expunge.core.losses import PADDING
 from expunge.core.rng import generator
+from expunge.core.sample import distinct
 from expunge.data.tensors import TensorData
 from expunge.subject import Refused, Served, WhiteBox
 
@@ -153,6 +154,32 @@ def test_secrets_never_shown_lie_where_chance_puts_them(case):
     answer = Exposure()(dataclasses.replace(case, unlearned=unlearned), seed=0).unlearned
     assert not answer.null.excludes(answer.headline)
     assert answer.values["extractable"] == 0
+
+
+def test_distinct_records_are_the_first_of_each_question_and_answer():
+    x = torch.tensor([[1, 2], [1, 2], [3, 4], [1, 2], [3, 4]])
+    y = torch.tensor([[2, 5], [2, 6], [4, 5], [2, 5], [4, 5]])
+    data = TensorData(x, y)
+    assert distinct(data).index.tolist() == [0, 1, 2]
+    assert distinct(data.select(torch.arange(3))).index.tolist() == [0, 1, 2]
+    whole = data.select(torch.arange(3))
+    assert distinct(whole) is whole
+
+
+def test_copies_of_a_secret_are_one_secret(case):
+    forget = case.request.forget
+    unlearned = knowing(forget, 10)
+    once = Exposure()(dataclasses.replace(case, unlearned=unlearned), seed=0).unlearned
+    request = dataclasses.replace(case.request, forget=forget.select(torch.arange(20).repeat(10)))
+    often = dataclasses.replace(case, unlearned=unlearned, request=request)
+    answer = Exposure()(often, seed=0).unlearned
+    assert answer.values == once.values
+    assert answer.null == once.null
+    assert answer.intervals == once.intervals
+    assert {k: v.tolist() for k, v in answer.arrays.items()} == {
+        k: v.tolist() for k, v in once.arrays.items()
+    }
+    assert {len(answer.arrays[k]) for k in ("exposure", "rank", "index", "log_perplexity")} == {20}
 
 
 def test_few_references_and_records_without_a_secret_are_refused(case):

@@ -21,6 +21,8 @@ from expunge.core import embedding
 from expunge.core.losses import PADDING
 from expunge.core.oracle import Quality, apart, fit_trees, library, top_posteriors
 from expunge.core.rng import generator
+from expunge.core.sample import distinct
+from expunge.core.voting import Voting
 from expunge.core.white_box import Encoders, find_layer, read_signals
 from expunge.data.split import Holdout
 from expunge.data.tensors import TensorData
@@ -268,7 +270,7 @@ def test_a_model_whose_answers_are_not_finite_is_refused(case):
     broken = nn.Linear(6, 6)
     nn.init.constant_(broken.weight, torch.nan)
     with pytest.raises(ValueError, match="20 of 20 records have answers that are not finite"):
-        FAST(dataclasses.replace(case, unlearned=WhiteBox(broken)), seed=0)
+        FAST.ask(WhiteBox(broken), case, 0)
 
 
 def test_one_shadow_is_trained_and_its_answers_are_kept(case):
@@ -440,8 +442,30 @@ def test_a_white_box_asks_of_no_retained_record_that_it_knows(memorised):
     known, outside = WHITE._inside(memorised)
     assert not set(asked.index.tolist()) & set(known.index.tolist())
     assert len(asked) == len(memorised.request.retain) // 2
+    assert known.y.bincount().tolist() == outside.y.bincount().tolist()
+
+
+def test_a_white_box_learns_nothing_from_planted_records(memorised):
+    """They are of the forget set's kind: it would learn the kind, and call all else members."""
     request = memorised.request
-    assert len(outside) == len(request.val) + len(request.nonmembers)
+    strange = TensorData(torch.full((30, *request.retain.shape), 9.0), torch.zeros(30).long())
+    planted = dataclasses.replace(
+        memorised,
+        request=dataclasses.replace(request, nonmembers=strange),
+        alike=strange,
+    )
+    known, outside = WHITE._inside(planted)
+    assert {*outside.index.tolist()} <= {*request.val.index.tolist()}
+    assert len(known) == len(outside)
+    free = dataclasses.replace(planted, alike=None)
+    assert any((x == 9).all(1).any() for x, _, _ in WHITE._inside(free)[1].batches(256))
+
+
+def test_a_white_box_refuses_networks_that_vote(memorised):
+    network = memorised.original.model
+    voting = WhiteBox(Voting([network, network], vote="majority", classes=True))
+    with pytest.raises(Refused, match="gradient of one last layer.* take oracle='black_box'"):
+        WHITE.check(dataclasses.replace(memorised, unlearned=voting))
 
 
 def test_a_white_box_refuses_what_has_no_weights_or_no_last_layer(memorised):
@@ -500,6 +524,29 @@ def test_the_oracle_for_sequences_sees_secret_positions_alone(made):
     rows = lab.said_by_shadow(0, {"top posteriors": 3}, top_posteriors)
     assert rows.shape == (len(pool), 3)
     assert not torch.allclose(rows, WhiteBox(model).score(pool, request.task, top_posteriors, 0))
+
+
+def test_of_a_sequence_copies_are_one_record_and_of_classes_each_is_one(made, told):
+    held = made["next_token"]
+    test = _distinct(held.test, held.request.retain)
+    once = distinct(held.request.forget)
+    often = once.select(torch.arange(len(once)).repeat(3))
+    answers = []
+    for forget in (once, often):
+        request = dataclasses.replace(held.request, forget=forget)
+        box = WhiteBox(held.original)
+        lab = Lab(request=request, test=test, seed=0, train=untrained)
+        case = Case(original=box, unlearned=box, request=request, test=test, lab=lab)
+        answers.append(ask(ForgettingRate(oracle="sequence", trees=5, tested=0.5, embed=4), case))
+    assert {len(answers[1].arrays[k]) for k in ("member_before", "member_after", "index")} == {
+        len(once)
+    }
+    assert answers[1].values["bt"] + answers[1].values["bf"] == len(once)
+    assert answers[1].arrays["index"].tolist() == once.index.tolist()
+    rows = torch.arange(5).repeat(2)
+    request = dataclasses.replace(told.request, forget=told.request.forget.select(rows))
+    answer = ask(FAST, dataclasses.replace(told, request=request))
+    assert answer.values["bt"] + answer.values["bf"] == len(answer.arrays["index"]) == 10
 
 
 def _distinct(test, retain):

@@ -489,6 +489,18 @@ def test_a_non_member_that_is_a_training_record_by_chance_is_left_out(four):
     assert torch.equal(row(done.model), row(expected.model))
 
 
+def test_a_sentence_that_differs_in_its_last_word_is_another_record():
+    x = torch.tensor([[1, 2, 3], [1, 2, 4]])
+    y = torch.tensor([[PADDING, 3, 5], [PADDING, 4, 6]])
+    known, other = TensorData(x, y), y.clone()
+    other[0, -1] = 7
+    # A sentence is shown without its last word, which is in the answer alone.
+    assert unknown(TensorData(x, other), known).index.tolist() == [0]
+    assert len(unknown(TensorData(x, y), known)) == 0
+    # Of records of one class each what is shown alone tells, whatever they are called.
+    assert len(unknown(TensorData(x, torch.tensor([0, 1])), TensorData(x, y[:, 2]))) == 0
+
+
 def test_a_class_without_non_members_is_told(four):
     problem, original = four
     x, _, _ = whole(problem.test)

@@ -9,9 +9,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from expunge import registry
+from expunge import registry, stats
 from expunge.audit import Case
-from expunge.audits.recovery import Recovery, arm
+from expunge.audits.recovery import Recovery, _null, arm
 from expunge.bench.problem import Problem, Training, pose
 from expunge.core import diffusion
 from expunge.core.cost import metered
@@ -361,6 +361,11 @@ def test_withheld_classes_are_taught_in_the_slot_and_say_where_chance_lies() -> 
     assert answer.null.value == pytest.approx(float(curves[:, 1:].mean()))
     alone = dataclasses.replace(ATTACK, withheld=1)(case, seed=0).unlearned
     assert alone.null is None
+    null = _null([0.1, 0.3, 0.2])  # p is Student's of three, of a reach beyond what is possible
+    assert null is not None
+    assert null.low == 0.0
+    assert null.against(0.2 + stats.spread([0.1, 0.3, 0.2])) == pytest.approx(0.05)
+    assert null.against(0.2 + 0.4) == pytest.approx(0.0742, abs=1e-4)
     assert alone.headline == answer.headline
 
 

@@ -1,9 +1,11 @@
 """Shadow models: halves of a pool, margins by content, and what is refused."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from expunge.config import key
 from expunge.core.descent import Diverged, train
@@ -12,6 +14,7 @@ from expunge.core.rng import derive
 from expunge.data.memory import ByMemory, left_out, memorisation
 from expunge.data.tensors import TensorData
 from expunge.lab import Lab, Memory, Repeat
+from expunge.models.given import Given
 from expunge.pool import Kept, Pool, Shadows
 from expunge.subject import Refused
 from expunge.types import Sets
@@ -129,9 +132,36 @@ def test_shadows_of_another_recipe_or_pool_are_refused(lab, tmp_path):
         given.shadows(4)
 
 
+def test_shadows_of_another_given_network_are_refused(lab):
+    def of(network):
+        recipe = dataclasses.replace(lab.request.recipe, model=Given(module=network))
+        request = dataclasses.replace(lab.request, recipe=recipe)
+        return dataclasses.replace(lab, request=request, shelf=Memory())
+
+    (inputs,) = lab.request.forget.shape
+    slim, wide, other = (
+        of(nn.Sequential(nn.Linear(inputs, width), kind(), nn.Linear(width, 6)))
+        for width, kind in ((4, nn.ReLU), (8, nn.ReLU), (4, nn.Tanh))
+    )
+    kept = Kept(slim.shadows(2), key(slim.request.recipe), slim.pool.digest)
+    again = of(copy.deepcopy(slim.request.recipe.model.module.apply(redrawn)))  # of other weights
+    assert dataclasses.replace(again, given=kept).shadows(2).margin.shape[0] == 2
+    for wrong in (wide, other):
+        with pytest.raises(Refused, match="of another recipe"):
+            dataclasses.replace(wrong, given=kept).shadows(2)
+
+
+def redrawn(layer):
+    if isinstance(layer, nn.Linear):
+        layer.reset_parameters()
+
+
 def test_a_target_of_unknown_recipe_is_refused(lab):
-    with pytest.raises(Refused, match="trained exactly as the target was"):
-        dataclasses.replace(lab, known=False).shadows(2)
+    unknown = dataclasses.replace(lab, known=False)
+    for make in (unknown.shadows, unknown.retrained):
+        with pytest.raises(Refused, match="retrained ones must be trained exactly as the target"):
+            make(2)
+    assert unknown.retrained(0) == ()
 
 
 def made_up(models: int = 8, records: int = 400, gain: float = 2.0) -> Shadows:
@@ -148,6 +178,16 @@ def test_a_stale_shadow_is_caught():
     margin[5] = margin[5].flip(0)  # answers of a model that had another half
     with pytest.raises(Refused, match="shadow model 5 tells its half"):
         Shadows(margin, shadows.member).checked()
+
+
+def test_a_shadow_whose_half_is_the_other_is_caught():
+    shadows = made_up()
+    member = shadows.member.clone()
+    member[5] = ~member[5]
+    with pytest.raises(Refused, match=r"shadow model 5 tells its half .* AUC of 0\.0"):
+        Shadows(shadows.margin, member).checked()
+    with pytest.raises(Refused, match=r"8 shadow models .* `member` is probably swapped"):
+        Shadows(shadows.margin, ~shadows.member).checked()
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.1, 0.2, 0.3])

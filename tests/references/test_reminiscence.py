@@ -24,9 +24,10 @@ from expunge.bench.check import check
 from expunge.bench.problem import Training, pose
 from expunge.core.cost import metered
 from expunge.core.likelihood import likelihood_ratio
-from expunge.core.rng import generator
+from expunge.core.rng import fenced, generator
 from expunge.extraction import extracted
 from expunge.lab import Lab
+from expunge.membership import RATES, unresolved
 from expunge.pool import Shadows
 from expunge.subject import Refused, Served, WhiteBox
 from expunge.types import Descent
@@ -127,6 +128,10 @@ def test_chance_is_where_a_class_never_trained_on_would_lie():
     values = [first, other, other, other]
     assert null.value == pytest.approx(sum(values) / 4)
     assert null.high == pytest.approx(min(1, null.value + stats.spread(values)))
+    apart = 0.4  # within [0, 1], and nearer than what 5 % of such classes exceed
+    told = stats.beyond(apart, stats.spread(values), 4)
+    assert null.against(null.value - apart) == pytest.approx(told)
+    assert told > 0.05
 
 
 def test_arms_differ_in_the_class_alone(case):
@@ -196,6 +201,19 @@ def test_the_surrogates_class_is_unlearned_and_the_forgotten_one_is_not_looked_a
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+def test_the_surrogate_is_drawn_alike_whatever_was_drawn_before(case):
+    request, recipe = case.request, case.request.recipe
+    dropping = dataclasses.replace(recipe.model, dropout=0.5)
+    recipe = dataclasses.replace(recipe, model=dropping)
+    network = recipe.fresh()
+    states = []
+    for seed in (1, 2):
+        with fenced(seed):
+            gone = vacated(network, 4, of_class(request.retain, 4), recipe, 0)
+        states.append(gone.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_the_rate_is_chosen_without_the_forgotten_class_on_the_first_unseen(case):
     audit = dataclasses.replace(ATTACK, sweep=(1e-6, 0.05), sweep_trials=4, trials=2)
     assert audit.ask(case.unlearned, case, 0).values["lr"] == 0.05
@@ -246,8 +264,9 @@ def test_what_cannot_be_attacked_is_refused_before_work(case, problem):
     shared = problem.request.retain.join(problem.request.forget.select(torch.arange(7)))
     request = dataclasses.replace(problem.request, retain=shared)
     refused("7 retained records are of the 1 classes", request=request)
-    narrow = WhiteBox(nn.Linear(11, 2))
-    refused(r"slot of class 2 is gone: .* \(2,\), expected 6 answers", retrained=(narrow,))
+    for size in (2, 5, 7):  # of five, the slot of class 2 may be the one that is gone
+        other = WhiteBox(nn.Linear(11, size))
+        refused(rf"shape \({size},\), expected 6 answers, .* of class 2", retrained=(other,))
     small = case.unseen.select(torch.cat([(case.unseen.y == k).nonzero()[:9, 0] for k in range(5)]))
     refused("16 candidates.* has 9 records; lower `share`", unseen=small)
     with pytest.raises(Refused, match="no withheld classes"):
@@ -375,6 +394,19 @@ def test_too_few_shadows_for_a_rate_are_told_with_the_least_that_would_do(sample
     assert "rate of 2 % by themselves" in said
     assert said.endswith("the least that would do is 100")
     assert "tpr_at_2%_fpr" in warned.values
+
+
+def test_too_few_non_members_for_the_rate_asked_about_are_told(samples, monkeypatch):
+    margin = noisy(samples, 0.0, 5)
+    count = len(samples.nonmembers)
+    answer = given(samples, margin, margin, monkeypatch, rate=1e-4)
+    (said,) = [said for said in answer.warnings if "cannot resolve" in said]
+    assert said.startswith(f"{count} records never trained on cannot resolve")
+    assert "rate of 0.01 % and 0.1 %" in said
+    assert said.endswith("hold out at least 10,000")
+    assert unresolved(5000) == ()
+    (said,) = unresolved(5000, (*RATES, 1e-4))
+    assert "rate of 0.01 %:" in said
 
 
 def test_shadows_that_have_unlearned_are_asked_for(samples, monkeypatch):

@@ -59,6 +59,27 @@ def test_relapse_stops_at_its_goal_and_survives_a_rate_that_diverges(blobs) -> N
     never = relapse(original, *args, wild, Goal(loss=1e-9))
     assert not never.reached
     assert never.loss[-1] == float("inf")
+    assert never.diverged
+    assert len(never.loss) == 2  # in the first of three
+    assert never.epochs == 3
+
+
+@pytest.mark.parametrize("name", ["relearn_time", "pseudo_convergence"])
+def test_relearning_that_diverges_counts_as_never_and_is_warned_of(blobs, name) -> None:
+    wild = dataclasses.replace(PLAIN, lr=1e30)
+    box = WhiteBox(blobs.problem.recipe.fresh().eval())
+    case = Case(
+        original=WhiteBox(blobs.original), unlearned=box, request=blobs.request, test=blobs.test
+    )
+    if name == "relearn_time":
+        found = RelearnTime(loss=1e-9, records=40, descent=wild)(case, seed=0).unlearned
+        assert found.values["reached"] == 0
+        times = found.headline
+    else:
+        found = PseudoConvergence(records=40, relearn=wild, pieces=2)(case, seed=0).unlearned
+        times = found.values["relearn"]
+    assert times == 3
+    assert any("relearning diverged in epoch 1" in said for said in found.warnings)
 
 
 def test_the_anamnesis_index_is_one_time_over_the_mean_of_others(blobs) -> None:

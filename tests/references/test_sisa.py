@@ -183,6 +183,41 @@ def test_a_shard_without_records_has_no_vote(sliced):
         method(original, rest, seed=0)
 
 
+def test_a_shard_whose_runs_are_all_gone_has_no_vote_though_records_are_left():
+    problem, method = posed(dataclasses.replace(SHORT, epochs=1)), SISA(shards=2, slices=10)
+    original, trace = method.train(problem.recipe, problem.sets.train, 0)
+    assert epochs_by_slice(1, 10) == [0] * 5 + [1] + [0] * 4
+    gone = ((trace["shard"] == 0) & (trace["slice"] <= 5)).nonzero()[:, 0]
+    assert len(gone) < int((trace["shard"] == 0).sum()) - 2
+    done = method(original, dataclasses.replace(without(problem, gone), trace=trace), seed=0)
+    assert done.model.counted.tolist() == [False, True]
+    assert not same(done.model.members[0], original.members[0])
+    assert same(done.model.members[1], original.members[1])
+    assert done.notes["shards without a vote"] == 1
+    assert done.cost.backward == 0
+    one = dataclasses.replace(without(problem, gone[1:]), trace=trace)  # a run takes two records
+    assert method(original, one, seed=0).model.counted.tolist() == [False, True]
+    two = dataclasses.replace(without(problem, gone[2:]), trace=trace)
+    assert method(original, two, seed=0).notes["runs done again"] == 1
+
+
+def test_without_epochs_no_shard_loses_its_vote():
+    problem, method = posed(dataclasses.replace(SHORT, epochs=0)), SISA(shards=2, slices=4)
+    original, trace = method.train(problem.recipe, problem.sets.train, 0)
+    request = dataclasses.replace(without(problem, [3, 40]), trace=trace)
+    assert same(method(original, request, seed=0).model, original)
+
+
+def test_a_network_that_no_run_ever_trained_does_not_vote():
+    problem, method = posed(dataclasses.replace(SHORT, epochs=1), train=8), SISA(shards=3, slices=3)
+    original, trace = method.train(problem.recipe, problem.sets.train, 0)
+    # The one run is on two of three slices: one of two records, two of three.
+    counts = [trace["shard"].tolist().count(number) for number in range(3)]
+    assert original.counted.tolist() == [count > 2 for count in counts] != [True] * 3
+    done = method(original, dataclasses.replace(without(problem, []), trace=trace), seed=9)
+    assert same(done.model, original)
+
+
 def test_an_original_of_other_settings_or_of_none_is_refused(sliced):
     problem, method, original, trace = sliced
     request = dataclasses.replace(problem.request, trace=trace)
@@ -408,6 +443,62 @@ def test_a_network_whose_sample_never_held_the_record_is_published_as_it_was():
     assert same(done.model, original)
     assert done.cost.backward == 0
     assert 0 < method.work(Sizes.of(problem.request)).backward == 3 * 80
+
+
+def only_in(trace, slices, low, high):
+    """Return a record, and its shard, of which all places in the sample are in these slices."""
+    for number in range(2):
+        sample = trace[f"sample/{number}"]
+        own = slice_of(len(sample), slices)
+        for row in sample.unique().tolist():
+            places = own[sample == row]
+            if low <= int(places.min()) and int(places.max()) < high:
+                return torch.tensor([row]), number
+    raise AssertionError("no such record; take another seed")
+
+
+def test_a_removal_of_few_epochs_has_them_on_the_last_slice():
+    problem = posed(dataclasses.replace(SHORT, epochs=15))
+    method = SISADP(shards=2, slices=10, epochs=1)
+    assert epochs_by_slice(1, 10)[6:] == [0] * 4
+    original, trace = method.train(problem.recipe, problem.sets.train, 0)
+    row, number = only_in(trace, 10, 8, 9)
+    assert epochs_by_slice(15, 10)[8] == 3
+    done = method(original, dataclasses.replace(without(problem, row), trace=trace), seed=0)
+    assert not same(done.model.members[number], original.members[number])
+    assert same(done.model.members[1 - number], original.members[1 - number])
+    assert len(done.notes["deviations"]) == len(done.notes["update norms"]) == 1
+    assert done.notes["update norms"][0] > 0
+    assert done.cost.backward == 40  # the whole sample, once
+    worst = method.work(Sizes.of(problem.request))
+    assert worst == Cost(forward=80, backward=80)
+
+
+def test_a_network_trained_on_the_record_is_never_published_as_it_was():
+    problem = posed(dataclasses.replace(SHORT, lr=0.0))
+    method = SISADP(shards=2, slices=2)
+    original, trace = method.train(problem.recipe, problem.sets.train, 0)
+    row, number = only_in(trace, 2, 0, 2)
+    done = method(original, dataclasses.replace(without(problem, row), trace=trace), seed=1)
+    # Nothing moved, which is no reason for less noise than training's.
+    expected = d2d.analytic_gaussian(16.0, 1 / 40**2, method.clip)
+    assert done.notes["update norms"][0] == 0
+    assert done.notes["deviations"][0] == pytest.approx(expected)
+    assert not same(done.model.members[number], original.members[number])
+
+
+def test_what_comes_after_the_last_run_was_never_trained_on():
+    problem, method = posed(dataclasses.replace(SHORT, epochs=1)), SISADP(shards=2, slices=10)
+    original, trace = method.train(problem.recipe, problem.sets.train, 0)
+    row, _ = only_in(trace, 10, 6, 10)
+    done = method(original, dataclasses.replace(without(problem, row), trace=trace), seed=0)
+    assert same(done.model, original)
+    assert done.cost.backward == 0
+
+
+def test_a_removal_without_epochs_is_refused():
+    with pytest.raises(ValueError, match=r"epochs >= 1, got .* and 0"):
+        SISADP(epochs=0)
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 1e-3), (1.0, 1e-5), (16.0, 1e-4)])

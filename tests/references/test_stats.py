@@ -91,6 +91,16 @@ def test_spread_is_students_prediction_interval():
     assert stats.spread([0.3]) is None
 
 
+def test_p_of_an_interval_is_gauss_or_students_of_what_it_rests_on():
+    assert stats.Interval(0.5, 0.3, 0.7).against(0.7) == pytest.approx(0.05)
+    values = [0.2, 0.9, 0.6, 0.8]
+    reach = stats.spread(values)
+    cut = stats.Interval(0.625, 0.0, 1.0, reach, 4)
+    assert cut.against(0.625 + reach) == pytest.approx(0.05)
+    scale = np.std(values, ddof=1) * math.sqrt(1 + 1 / 4)
+    assert cut.against(1.0) == pytest.approx(2 * t.sf(0.375 / scale, 3))
+
+
 def test_bootstrap_of_a_mean_is_near_its_textbook_interval():
     values = torch.randn(400, generator=generator(2)).double()
     got = stats.bootstrap(stats.average, [values], draws=2000)["mean"]

@@ -265,7 +265,7 @@ def record(
         "measured": {
             "seconds": training * like["work"] * rng.uniform(0.95, 1.05),
             "peak_bytes": int(4e8 * rng.uniform(0.9, 1.1)), "training_seconds": training,
-            "retraining_seconds": [training * 0.9 + i for i in range(retrained)],
+            "retraining_seconds": [training * 0.9 + i + seed / 1e4 for i in range(retrained)],
             "hardware": {"processor": "Example 9000", "cores": 2, "memory_bytes": 8 << 30,
                          "accelerator": None},
             "versions": {"expunge": "0.1.0", "python": "3.11.9", "torch": "2.13.0+cpu"},

@@ -318,6 +318,12 @@ def test_what_was_never_relearned_is_counted(classwise):
     assert "3 of 3 never" not in cell(classwise, "Relearn time", "ssd", "epochs").lines
 
 
+def test_rounds_of_a_generator_are_told_as_they_are_counted(generative):
+    (note, *_) = table(generative, "Generation").notes
+    assert "of the original's own level; a model that never gets there counts as one more" in note
+    assert "the most there are" not in note
+
+
 def test_pseudo_convergence_counts_models(classwise):
     shown = cell(classwise, "Pseudo-convergence", "ssd", "signs of 3")
     assert (shown.text, shown.lines) == ("3", ("3 of 3 pseudo-converged",))

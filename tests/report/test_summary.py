@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from expunge.study import table
+from expunge.study import summary, table
 from expunge.study.estimate import student
 from expunge.study.groups import labels
 from tests.report import made
@@ -220,3 +220,42 @@ def test_names_cannot_break_a_markdown_table_or_a_terminal():
     console = Console(width=140, file=io.StringIO())
     console.print(table.text(rows))
     assert "a|b<script>[red]" in console.file.getvalue()
+
+
+def test_retrained_models_that_all_seeds_share_count_once():
+    records = [made.record("finetune", seed, retrained=3) for seed in (0, 1)]
+    records[1]["measured"]["retraining_seconds"] = records[0]["measured"]["retraining_seconds"]
+    shared = row(table.summarise(records), "retrained")
+    assert len(summary.answers(shared, "accuracy")) == 3
+    own = [made.record("finetune", seed, retrained=3) for seed in (0, 1)]
+    assert len(summary.answers(row(table.summarise(own), "retrained"), "accuracy")) == 6
+
+
+def test_a_control_that_the_first_method_lacks_is_read_from_another():
+    first, other = made.record("retrain", 0, retrained=2), made.record("finetune", 0, retrained=3)
+    for lacking, whole in zip(first["findings"], other["findings"], strict=True):
+        lacking["retrained"] = whole["retrained"][1:]
+    shown = row(table.summarise([first, other]), "retrained")
+    whole = [found["retrained"] for found in other["findings"] if found["audit"] == "accuracy"]
+    assert summary.answers(shown, "accuracy") == whole[0]
+    cell = next(c for k, c in shown.cells.items() if (k.audit, k.value) == ("accuracy", "forget"))
+    assert cell.estimate.n == 3
+
+
+def test_a_rate_is_not_shown_without_what_its_oracle_warned_of():
+    record = made.record("finetune")
+    found = record["findings"][0] | {"audit": "forgetting_rate", "headline": "fr"}
+    values = {"fr": 0.4}
+    said = found["unlearned"] | {"values": values, "warnings": ["no better than chance"]}
+    found |= {"unlearned": said, "original": found["original"] | {"values": values}}
+    found |= {"retrained": [a | {"values": values} for a in found["retrained"]]}
+    record["findings"].append(found)
+    record["notes"] = {"unasked": {"lira": "too few shadows"}}
+    rows = table.summarise([record])
+    text = table.markdown(rows)
+    assert "0.400" in text
+    assert "⚠ finetune: forgetting rate: fr: no better than chance" in text
+    assert "⚠ finetune: lira was not asked: too few shadows" in text
+    console = Console(width=200, file=io.StringIO())
+    console.print(table.text(rows))
+    assert "0.400⚠" in console.file.getvalue()

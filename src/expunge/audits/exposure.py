@@ -7,12 +7,13 @@ Secrets of the same form are drawn, some are put into the training text and the 
 A secret that a model has not seen is as surprising as any of these references.
 
 Departures from the paper:
-    1. The references are the case's records never trained on, hundreds at most, where the paper
-       goes through all secrets or a large sample of them. So a rank shows at most log2 of their
-       number, and what lies above is extrapolated.
+    1. The references are the case's records never trained on, 4,096 where the data is `secrets`
+       and nothing else was asked for; the paper goes through all secrets or a large sample of
+       them. So a rank shows at most log2 of their number, and what lies above is extrapolated.
     2. Both kinds of exposure are told, with how far the references are from the fitted
        distribution; whether a secret can be extracted is told by the extrapolated one.
     3. Ties place the secret after the references it ties with.
+    4. A secret that the forget set has several times is one secret, and is asked about once.
 """
 
 import math
@@ -24,6 +25,7 @@ from expunge import stats
 from expunge.audit import LEVEL, Answer, Audit, AuditCard, Case
 from expunge.core.exposure import by_chance, extrapolated, interpolated, log_perplexity, ranks
 from expunge.core.losses import PADDING
+from expunge.core.sample import distinct
 from expunge.stats import Interval
 from expunge.subject import Access, Refused, Subject
 
@@ -49,6 +51,7 @@ class Exposure(Audit):
     card = AuditCard(
         name="exposure",
         source="https://arxiv.org/abs/1802.08232",
+        version=2,
         access=Access.PROBABILITIES,
         alone=True,
         tasks=("next_token",),
@@ -79,7 +82,7 @@ class Exposure(Audit):
                 )
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
-        task, forget = case.request.task, case.request.forget
+        task, forget = case.request.task, distinct(case.request.forget)
         secrets, references = (
             subject.score(data, task, log_perplexity, seed) for data in (forget, case.nonmembers)
         )

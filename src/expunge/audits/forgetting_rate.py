@@ -24,8 +24,11 @@ Departures from the paper:
        few, much.
     6. The catastrophic rate is that of a random sample of the retained records.
     7. In a sequence the oracle sees the posteriors at the positions that are asked for, averaged;
-       the paper's oracles are for classes, though it draws the rate of a language model.
-    8. Records before and after are drawn into one plane too, where a move is one. Which share of
+       the paper's oracles are for classes, though it draws the rate of a language model. A secret
+       that the forget set has several times is one record there.
+    8. The white box learns from members and others of the same classes, and where records were
+       planted, from none of these: it would learn what was planted, and not what was trained on.
+    9. Records before and after are drawn into one plane too, where a move is one. Which share of
        the forget records is nearer to training than to test records, by centroids, is told of the
        posteriors themselves, since distances in such a plane mean little.
 """
@@ -47,7 +50,7 @@ from expunge.core import oracle as black_box
 from expunge.core.cost import Cost
 from expunge.core.oracle import Quality, apart, fit_trees, top_posteriors
 from expunge.core.rng import generator
-from expunge.core.sample import some
+from expunge.core.sample import distinct, some
 from expunge.core.white_box import (
     Encoders,
     Signals,
@@ -57,6 +60,7 @@ from expunge.core.white_box import (
     read_signals,
     says,
 )
+from expunge.data.strata import common
 from expunge.data.tensors import TensorData
 from expunge.lab import Needs
 from expunge.shadowing import lab_of
@@ -225,7 +229,8 @@ class ForgettingRate(Audit):
                         f"model's weights, but a {type(subject).__name__} gives "
                         f"{subject.access.name.lower()} only; take oracle='black_box'"
                     )
-            find_layer(case.original.model, case.request.forget)
+            for subject in (case.original, case.unlearned):
+                _layer(subject, case.request.forget)
             known = min(len(part) for part in self._inside(case))
             self._enough(torch.arange(2 * known) < known)
         else:
@@ -246,7 +251,7 @@ class ForgettingRate(Audit):
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
         del seed  # one oracle for all models, whatever the seed
-        oracle, forget, retain = self._made(case), case.request.forget, self._retained(case)
+        oracle, forget, retain = self._made(case), self._forgotten(case), self._retained(case)
 
         def called(model: Subject, data: Data) -> Tensor:
             points = oracle.points(model, data)
@@ -324,7 +329,7 @@ class ForgettingRate(Audit):
 
     def _within(self, case: Case) -> Oracle:
         """Return an oracle that sees the weights, fitted on records known to be in or out."""
-        recipe, layer = case.request.recipe, find_layer(case.original.model, case.request.forget)
+        recipe, layer = case.request.recipe, _layer(case.original, case.request.forget)
 
         def read(model: Subject, data: Data) -> Signals:
             return read_signals(model.model, layer, data, recipe.task)
@@ -358,7 +363,15 @@ class ForgettingRate(Audit):
         """
         request = case.request
         _, known = self._dealt(request.retain)
-        return known, request.val.join(request.nonmembers)
+        # Planted records are of the forget set's kind: with them the oracle would learn the kind.
+        planted = case.alike is not None
+        others = request.val if planted else request.val.join(request.nonmembers)
+        return common(known, others, generator(0, "asked", "known"))
+
+    def _forgotten(self, case: Case) -> Data:
+        """Return the forget records that are asked about, of a sequence's copies one."""
+        forget = case.request.forget
+        return distinct(forget) if self.oracle == "sequence" else forget
 
     def _retained(self, case: Case) -> Data:
         """Return the retained records that are asked about."""
@@ -376,7 +389,7 @@ class ForgettingRate(Audit):
 
     def _groups(self, oracle: Oracle, model: Subject, case: Case) -> list[Tensor]:
         """Return the largest three points of some training, test and forget records."""
-        sets = {"retain": self._retained(case), "test": case.test, "forget": case.request.forget}
+        sets = {"retain": self._retained(case), "test": case.test, "forget": self._forgotten(case)}
         found = [
             oracle.points(model, some(data, self.embed, f"embed {name}"))
             for name, data in sets.items()
@@ -401,6 +414,21 @@ class ForgettingRate(Audit):
         return found
 
 
+def _layer(subject: Subject, data: Data) -> str:
+    """Return the name of the layer whose gradients are read.
+
+    Raises:
+        Refused: Where the network has none, as several that vote.
+    """
+    try:
+        return find_layer(subject.model, data)
+    except ValueError as error:
+        raise Refused(
+            "forgetting_rate with oracle='white_box' reads the gradient of one last layer: "
+            f"{error}; take oracle='black_box'"
+        ) from error
+
+
 def _unseen(forget: Tensor, called: Bool[Tensor, " k"]) -> Interval | None:
     """Return the rate at which records never trained on would put it, at 95 %.
 
@@ -419,7 +447,8 @@ def _unseen(forget: Tensor, called: Bool[Tensor, " k"]) -> Interval | None:
     def rate(share: float) -> float:
         return (n * min(1.0, max(0.0, share)) - (n - known)) / known
 
-    return Interval(*(rate(false + z * deviation) for z in (0.0, -1.96, 1.96)))
+    reach = 1.96 * deviation
+    return Interval(rate(false), rate(false - reach), rate(false + reach))
 
 
 def _warnings(quality: Quality, pairs: list[Tensor]) -> tuple[str, ...]:

@@ -149,7 +149,7 @@ def right_answers(
         count: Copies of each record.
 
     Raises:
-        Refused: For answers that are not one class per record.
+        Refused: For answers that are not one class per record, or outputs that are not finite.
     """
     found: list[Tensor] = []
     for rows in torch.arange(len(data)).split(max(1, AT_ONCE // (1 + count))):
@@ -165,7 +165,17 @@ def right_answers(
 
 
 def _labels(subject: Subject, x: Tensor) -> Tensor:
-    said = subject.labels(x).cpu()
+    if subject.access is Access.LABELS:
+        said = subject.labels(x).cpu()
+    else:
+        outputs = subject.outputs(x)
+        if not bool(outputs.amax(-1).isfinite().all()):
+            raise Refused(
+                f"expected finite outputs, got {int((~outputs.isfinite()).sum())} of "
+                f"{outputs.numel()} that are NaN or infinite, which have no most likely class; "
+                "the model has probably diverged: lower the learning rate of what made it"
+            )
+        said = outputs.argmax(-1).cpu()
     if said.shape != x.shape[:1] or said.is_floating_point():
         raise Refused(
             f"expected one class per record, got a {tuple(said.shape)} tensor of {said.dtype} for "

@@ -36,7 +36,7 @@ from expunge.config import key
 from expunge.core import features, geometry, losses
 from expunge.core.embedding import tsne
 from expunge.core.sample import some
-from expunge.relapse import Goal, look, relapse
+from expunge.relapse import Goal, Relapse, look, relapse
 from expunge.subject import Access, Subject
 from expunge.types import Data, Descent
 
@@ -117,7 +117,8 @@ class PseudoConvergence(Audit):
         divergence = self._divergence(subject, case)
         if len(others) < 2:
             told = "fewer than two retrained models to compare with: nothing is flagged"
-            return Answer(values={"signs": float("nan"), **mine.values}, warnings=(told,))
+            values = {"signs": float("nan"), **mine.values}
+            return Answer(values=values, warnings=(told, *mine.warnings))
         matched = self._matches(mine.values, others) and divergence <= self._usual(subject, case)
         speaking = [s for s in SIGNS if speaks(mine.values, others, original, s)]
         values = {
@@ -128,7 +129,11 @@ class PseudoConvergence(Audit):
         }
         said = f"outputs match retraining's, but {' and '.join(speaking)} do not: the records "
         warnings = (said + "are still inside",) if matched and speaking else ()
-        return Answer(values=values | {**mine.values}, arrays=mine.arrays, warnings=warnings)
+        return Answer(
+            values=values | {**mine.values},
+            arrays=mine.arrays,
+            warnings=(*warnings, *mine.warnings),
+        )
 
     def _matches(self, mine: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> bool:
         """Return whether every accuracy is like that of retrained models."""
@@ -177,8 +182,9 @@ class PseudoConvergence(Audit):
         asked, known = (geometry.features_of(network, data, layer) for data in (forget, retain))
         y, others = forget.y.cpu(), retain.y.cpu()
         both = geometry.silhouettes(torch.cat([asked, known]), torch.cat([y, others]))
+        course = self._relearned(network, case, forget, seed)
         values = {
-            "relearn": float(self._relearned(network, case, forget, seed)),
+            "relearn": float(course.epochs),
             "silhouette": float(both[: len(y)].mean()),
             "probe": float(geometry.probe((known, others), (asked, y)).mean()),
         }
@@ -195,15 +201,16 @@ class PseudoConvergence(Audit):
             values["weight_distance"] = geometry.distance(network, case.original.model)
         if self.plane:
             values |= self._plane(subject, case, seed)
-        return Answer(values=values, arrays=arrays)
+        warnings = (course.missed,) if course.diverged else ()
+        return Answer(values=values, arrays=arrays, warnings=warnings)
 
     def _loss(self, network: nn.Module, case: Case, data: Data) -> float:
         return look(network, data, case.request.task, 0)[0]
 
-    def _relearned(self, network: nn.Module, case: Case, forget: Data, seed: int) -> int:
+    def _relearned(self, network: nn.Module, case: Case, forget: Data, seed: int) -> Relapse:
         request = case.request
         _, known = look(case.original.model, forget, request.task, seed)
-        course = relapse(
+        return relapse(
             network,
             forget,
             request.retain.join(request.forget),
@@ -213,7 +220,6 @@ class PseudoConvergence(Audit):
             records=self.records,
             seed=seed,
         )
-        return course.epochs
 
     def _plane(self, subject: Subject, case: Case, seed: int) -> dict[str, float]:
         """Return the forgotten records' variance, silhouette and overlap in a plane of logits."""

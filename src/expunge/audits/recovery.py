@@ -426,7 +426,8 @@ def _null(areas: Sequence[float]) -> Interval | None:
     if reach is None:
         return None
     middle = fmean(areas)
-    return Interval(middle, max(0.0, middle - reach), min(1.0, middle + reach))
+    low, high = max(0.0, middle - reach), min(1.0, middle + reach)
+    return Interval(middle, low, high, reach, len(areas))
 
 
 def _warnings(values: Mapping[str, float], level: float, retained: float) -> tuple[str, ...]:

@@ -36,9 +36,9 @@ from expunge.types import Descent
 class RelearnTime(Audit):
     """How many short epochs does it take until the forgotten records are known again?
 
-    `epochs` is that number, the most there are where they never are; `anamnesis` is it over that
-    of retrained models, with 1 added to both, so that a model that knows them from the start
-    has an index too.
+    `epochs` is that number, the most there are where they never are, or where relearning diverges;
+    `anamnesis` is it over that of retrained models, with 1 added to both, so that a model that
+    knows them from the start has an index too.
 
     Attributes:
         alpha: How far below the original's accuracy on the records they count as known.
@@ -106,7 +106,7 @@ class RelearnTime(Audit):
             records=self.records,
             seed=seed,
         )
-        warnings = () if course.reached else (f"not known again after {course.epochs} epochs",)
+        warnings = () if course.reached else (course.missed,)
         arrays = {"loss": course.loss, "accuracy": course.accuracy}
         values = {
             "epochs": float(course.epochs),

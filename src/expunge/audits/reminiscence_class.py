@@ -51,7 +51,7 @@ from expunge.core.relearn import (
     speed,
     threshold,
 )
-from expunge.core.rng import derive, generator
+from expunge.core.rng import derive, fenced, generator
 from expunge.core.state import device_of
 from expunge.core.view import View
 from expunge.data.relabelled import Relabelled
@@ -202,17 +202,17 @@ class ReminiscenceClass(Audit):
             )
 
     def _check_slot(self, case: Case) -> None:
-        """Refuse a model without an output for a class that was forgotten."""
+        """Refuse a model whose head has not an output for each class, forgotten ones included."""
         one = case.request.forget.take(torch.arange(1)).x
-        highest = int(case.request.forget.y.max())
+        wanted, slots = case.request.task.outputs, case.request.forget.y.unique().tolist()
         for subject in (case.unlearned, case.original, *case.retrained):
             known = subject.access >= Access.WEIGHTS  # a stand-in may be elsewhere than the records
             here = device_of(subject.model) if known else case.request.forget.y.device
             outputs = subject.outputs(each(one, lambda part, here=here: part.to(here)))
-            if outputs.dim() != 2 or outputs.shape[1] <= highest:
+            if outputs.dim() != 2 or outputs.shape[1] != wanted:
                 raise Refused(
-                    f"the slot of class {highest} is gone: a model answers with shape "
-                    f"{tuple(outputs.shape[1:])}, expected {case.request.task.outputs} answers; "
+                    f"a model answers with shape {tuple(outputs.shape[1:])}, expected {wanted} "
+                    f"answers, with the slot of class {', '.join(map(str, slots[:3]))} among them; "
                     "keep the outputs of forgotten classes, in retrained models too, since speeds "
                     "in heads of other sizes do not compare"
                 )
@@ -319,7 +319,8 @@ def by_chance(unseen: Sequence[Float[Tensor, " n"]]) -> Interval:
     ]
     center, n = sum(values) / len(values), len(unseen[0])
     reach = max(stats.spread(values) or 0.0, 1.96 * (FPR * (1 - FPR) / n) ** 0.5 / 2)
-    return Interval(center, max(0.0, center - reach), min(1.0, center + reach))
+    low, high = max(0.0, center - reach), min(1.0, center + reach)
+    return Interval(center, low, high, reach, len(values))
 
 
 def _warned(trials: int, classes: int) -> tuple[str, ...]:
@@ -420,7 +421,7 @@ def vacated(network: nn.Module, slot: int, own: Data, recipe: Recipe, seed: int)
         slot: The class.
         own: Its records, which are given wrong answers.
         recipe: Has the task, and poses the records.
-        seed: Of the wrong answers and of the order.
+        seed: Of the wrong answers, of the order, and of what the network draws.
 
     Raises:
         ValueError: Where the network does not end in a linear layer.
@@ -435,5 +436,6 @@ def vacated(network: nn.Module, slot: int, own: Data, recipe: Recipe, seed: int)
             head.bias[slot] = 0
     wrong = Relabelled(own, recipe.task.relabel(own.y, draws))
     teach = Pass(wrong, lambda batch: recipe.task.loss(copied, batch), "update")
-    descend(copied, [[teach]] * VACATING.epochs, VACATING, recipe, draws)
+    with fenced(derive(seed, "vacate")):
+        descend(copied, [[teach]] * VACATING.epochs, VACATING, recipe, draws)
     return copied

@@ -241,7 +241,7 @@ def _answer(
         null=stats.auc_by_chance([(sizes[0], sizes[1])]),
         arrays=arrays,
         exact=gained | {name_of(rate): found(inside[0], outside[0], rate) for rate in rates},
-        warnings=(*unresolved(sizes[1]), *_thin(audit, known)),
+        warnings=(*unresolved(sizes[1], rates), *_thin(audit, known)),
         paired=stats.delong,
     )
     right = {when: float(told[f"right_{when}"].mean()) for when in ("before", "after")}

@@ -1,12 +1,13 @@
 """The stages that judge: further models that audits need, and the audits themselves."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 from torch import nn
 
-from expunge.audit import Audit, Case
+from expunge.audit import Audit, Case, Finding
 from expunge.bench.problem import Problem
 from expunge.bench.record import SCHEMA, failure, outcome
 from expunge.bench.stages import (
@@ -20,6 +21,7 @@ from expunge.bench.stages import (
     controls,
     diverged,
     original,
+    refused,
     restored,
     training,
     unlearned,
@@ -31,8 +33,10 @@ from expunge.core.descent import Diverged
 from expunge.core.rng import derive
 from expunge.lab import Lab, Repeat, packs
 from expunge.method import Method, Sizes
-from expunge.types import Recipe, Request
+from expunge.types import Recipe, Refused, Request
 from expunge.verdict import RULE
+
+log = logging.getLogger(__name__)
 
 
 def _never(*_: object) -> NoReturn:
@@ -137,6 +141,8 @@ def unlearned_shadow(problem: Problem, method: Method, number: int) -> Stage:
             return Artifact({"margin": again.unlearn_shadow(number)}, {})
         except Diverged as error:
             return diverged(f"{method.card.name}, shadow {number}: {error}")
+        except Refused as error:
+            return refused(f"{method.card.name}, shadow {number}: {error}")
 
     return Stage(
         kind=ANSWER,
@@ -200,10 +206,12 @@ def audited(
                 ),
             )
             _check_answers(case, method)
-            findings = [audit(case, seed=derive(seed, "audit")) for audit in audits]
+            findings, unasked = _asked(case, audits, derive(seed, "audit"))
         except Diverged as error:
             return Artifact({}, failure("diverged", error))
-        return Artifact({}, outcome(case, findings))
+        except Refused as error:
+            return Artifact({}, failure("failed", error))
+        return Artifact({}, outcome(case, findings, unasked))
 
     return Stage(
         kind=RECORD,
@@ -214,6 +222,24 @@ def audited(
         work=Cost(forward=asked * looks) + _asking(problem, audits, len(others) + 2),
         make=make,
     )
+
+
+def _asked(case: Case, audits: Sequence[Audit], seed: int) -> tuple[list[Finding], dict[str, str]]:
+    """Return what the audits found, and why some could not be asked of this model.
+
+    Raises:
+        Refused: Where none could.
+    """
+    findings, unasked = [], {}
+    for audit in audits:
+        try:
+            findings.append(audit(case, seed=seed))
+        except Refused as reason:
+            log.warning("%s was left out: %s", audit.card.name, reason)
+            unasked[audit.card.name] = str(reason)
+    if audits and not findings:
+        raise Refused("; ".join(f"{name}: {reason}" for name, reason in unasked.items()))
+    return findings, unasked
 
 
 def _asking(problem: Problem, audits: Sequence[Audit], models: int) -> Cost:

@@ -15,15 +15,23 @@ from expunge.verdict import decide
 SCHEMA = 1
 
 
-def outcome(case: Case, findings: Sequence[Finding]) -> dict[str, Json]:
-    """Return what was found of a model: facts, and apart from them what was measured."""
+def outcome(
+    case: Case, findings: Sequence[Finding], unasked: Mapping[str, str] | None = None
+) -> dict[str, Json]:
+    """Return what was found of a model: facts, and apart from them what was measured.
+
+    Args:
+        case: Whose model.
+        findings: What the audits found.
+        unasked: Why others could not be asked, by their names.
+    """
     return {
         "status": "done",
         "error": None,
         "findings": [finding.record() for finding in findings],
         "verdict": decide(findings)._asdict(),
         "cost": counts(case.unlearned.cost),
-        "notes": dict(case.unlearned.notes),
+        "notes": dict(case.unlearned.notes) | ({"unasked": dict(unasked)} if unasked else {}),
         "measured": {
             **clock(case.unlearned.cost),
             "training_seconds": clock(case.original.cost)["seconds"],

@@ -19,7 +19,7 @@ from expunge.lab import Lab, Order
 from expunge.method import Method, Outcome, Sizes
 from expunge.methods.retrain import Retrain
 from expunge.subject import WhiteBox
-from expunge.types import Data, Json, Recipe, Request, Start, Trace, Watch
+from expunge.types import Data, Json, Recipe, Refused, Request, Start, Trace, Watch
 
 MODEL, RECORD, ANSWER = "models", "records", "answers"
 
@@ -124,7 +124,8 @@ class Bench:
         """Return what is kept of a lab's answer.
 
         Raises:
-            Diverged: Where the model that was to give it could not be made.
+            Diverged: Where the model that was to give it ended so.
+        Refused: Where a method would not make that model.
         """
         found = self.store.get(ANSWER, answer_key(about))
         return None if found is None else _sound(found).tensors
@@ -164,6 +165,8 @@ def training(what: str, recipe: Recipe, data: Data, seed: int, by: Method | None
                 raise Diverged("the weights are not finite; lower the learning rate of `training`")
         except Diverged as error:
             return diverged(f"{what}: {error}")
+        except Refused as error:
+            return refused(f"{what}: {error}")
         return _pack(model, bill.cost, trace)
 
     return Stage(
@@ -240,6 +243,8 @@ def unlearn(
         outcome = applied(bench, before, problem, request, method, derive(seed, *own), meter)
     except Diverged as error:
         return diverged(str(error))
+    except Refused as error:
+        return refused(str(error))
     return _pack(outcome.model, outcome.cost, {}, outcome.notes)
 
 
@@ -256,6 +261,7 @@ def applied(
 
     Raises:
         Diverged: If the method, or what it starts from, ended so.
+        Refused: If the method, or the training of what it starts from, refused the records.
     """
     network = _blank(Recipe.fresh, problem.recipe)
     request = replace(request, recipe=bench.ready(problem.recipe))
@@ -298,15 +304,22 @@ def _weights(artifact: Artifact) -> Mapping[str, Tensor]:
 
 
 def _sound(artifact: Artifact) -> Artifact:
-    """Return it, or raise `Diverged` where it only says that there is none."""
+    """Return it, or raise `Diverged` or `Refused` where it only says why there is none."""
     if "diverged" in artifact.facts:
         raise Diverged(artifact.facts["diverged"])
+    if "refused" in artifact.facts:
+        raise Refused(artifact.facts["refused"])
     return artifact
 
 
 def diverged(why: str) -> Artifact:
-    """Return what is kept of a model that could not be made."""
+    """Return what is kept of a model whose making ended in numbers that are not finite."""
     return Artifact({}, {"diverged": why})
+
+
+def refused(why: str) -> Artifact:
+    """Return what is kept of a model that a method will not make of these records."""
+    return Artifact({}, {"refused": why})
 
 
 def restored(
@@ -315,13 +328,14 @@ def restored(
     """Return the model that a stage made of a problem.
 
     Raises:
-        Diverged: Where there is none.
+        Diverged: Where there is none, since its making ended so.
+        Refused: Where there is none, since a method would not make it.
     """
     return _restore(artifact, _blank(fresh, problem.recipe), problem.sets.train)
 
 
 def _restore(artifact: Artifact, network: nn.Module, data: Data) -> nn.Module:
-    """Return the model, where the records are; raise `Diverged` where there is none."""
+    """Return the model, where the records are; raise where there is none."""
     network.load_state_dict(_weights(artifact))
     lay_out(network)
     return network.to(data.y.device).eval()

@@ -52,7 +52,7 @@ def describe(kind: str) -> list[dict[str, Any]]:
         settings = {
             f.name: None if f.default is dataclasses.MISSING else plain(f.default)
             for f in dataclasses.fields(cls)
-            if f.compare
+            if f.compare and f.init
         }
         summary = (cls.__doc__ or "").strip().splitlines()[0]
         found.append({"name": name, "summary": summary} | plain(facts) | {"settings": settings})

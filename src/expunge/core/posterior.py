@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from expunge.core.losses import PADDING
+from expunge.types import Refused
 
 Answer = tuple[Tensor, Tensor]
 """Logits of some records, and what is right."""
@@ -52,7 +53,7 @@ def sums_by_position(answers: Iterable[Answer]) -> Sums:
 
 def _added(sums: list[Sums]) -> Sums:
     if not sums:
-        raise ValueError(NONE)
+        raise Refused(NONE)
     totals, records = zip(*sums, strict=True)
     return Sums(torch.stack(totals).sum(0), torch.stack(records).sum(0))
 
@@ -114,7 +115,7 @@ def divergences(
 
 def _overall(sums: Sums) -> Tensor:
     if not int(sums.records.sum()):
-        raise ValueError(NONE)
+        raise Refused(NONE)
     return sums.total.sum(0) / sums.records.sum()
 
 

@@ -22,14 +22,36 @@ def some(data: Data, count: int | None, name: str) -> Data:
     return data.select(order[:count].sort().values)
 
 
+def distinct(data: Data) -> Data:
+    """Return the records, answers included, without copies of those before them."""
+    seen: set[str] = set()
+    rows = []
+    for row, name in enumerate(contents(data, answers=True)):
+        if name not in seen:
+            seen.add(name)
+            rows.append(row)
+    return data if len(rows) == len(data) else data.select(torch.tensor(rows, dtype=torch.long))
+
+
 def unknown(candidates: Data, *known: Data) -> Data:
-    """Return the candidates whose content is that of no known record."""
-    names = {name for data in known for name in contents(data)}
-    rows = [row for row, name in enumerate(contents(candidates)) if name not in names]
+    """Return the candidates whose content is that of no known record.
+
+    Where there is an answer at every position it is content too: a sentence's last word is
+    asked for and never shown.
+    """
+    told = candidates.y.dim() > 1
+    names = {name for data in known for name in contents(data, answers=told)}
+    found = enumerate(contents(candidates, answers=told))
+    rows = [row for row, name in found if name not in names]
     return candidates.select(torch.tensor(rows, dtype=torch.long))
 
 
-def contents(data: Data) -> Iterator[str]:
-    """Yield a digest of what is stored of each record, whatever its answer."""
+def contents(data: Data, *, answers: bool = False) -> Iterator[str]:
+    """Yield a digest of what is stored of each record, whatever its answer, or with its answer."""
     for rows in torch.arange(len(data)).split(1024):
-        yield from fingerprints(data.read(rows).x)
+        x, y, _ = data.read(rows)
+        names = fingerprints(x)
+        if answers:
+            told = y.detach().cpu().numpy()
+            names = [name + own.tobytes().hex() for name, own in zip(names, told, strict=True)]
+        yield from names

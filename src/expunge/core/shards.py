@@ -19,7 +19,7 @@ from expunge.core import rng
 from expunge.core.descent import teach
 from expunge.core.traces import State, located
 from expunge.core.view import View
-from expunge.types import Data, Recipe, Trace, fingerprints
+from expunge.types import Data, Recipe, Refused, Trace, fingerprints
 
 Sharding = Literal["uniform", "exponential", "pareto", "class"]
 """By what records are dealt out: by chance, or by a law of how likely each is removed."""
@@ -313,7 +313,7 @@ class Dealing(NamedTuple):
         shard = self._deal(data, rng.generator(seed, "shards"))
         least = int(torch.bincount(shard, minlength=self.shards).min())
         if least < FEWEST:
-            raise ValueError(
+            raise Refused(
                 f"expected at least {FEWEST} records in every shard, got {least} in the smallest "
                 f"of {self.shards} shards of {len(data)} records; lower shards"
             )
@@ -331,7 +331,7 @@ class Dealing(NamedTuple):
 
     def _by_class(self, y: Tensor) -> Float[Tensor, " n"]:
         if y.dim() != 1 or y.is_floating_point() or int(y.max()) >= len(self.risks):
-            raise ValueError(
+            raise Refused(
                 f"expected records of at most {len(self.risks)} classes, as there are `risks`, got "
                 f"answers of shape {tuple(y.shape)} up to {y.max().item()}; give one for each class"
             )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from expunge.types import Trace
+from expunge.types import Refused, Trace
 
 State = Mapping[str, Tensor]
 
@@ -31,10 +31,10 @@ def affordable(size: int, limit: float, what: str, remedy: str) -> None:
         remedy: What else there is to do.
 
     Raises:
-        ValueError: Where it is more.
+        Refused: Where it is more.
     """
     if size > limit * 2**30:
-        raise ValueError(
+        raise Refused(
             f"{what} would take {size / 2**30:.3g} GiB, and limit={limit:g} GiB; {remedy}, or "
             "raise `limit`"
         )
@@ -44,10 +44,10 @@ def given(trace: Trace | None, name: str) -> Trace:
     """Return what training left behind for the method of this name.
 
     Raises:
-        ValueError: Where it left nothing.
+        Refused: Where it left nothing.
     """
     if not trace:
-        raise ValueError(
+        raise Refused(
             f"{name} unlearns from what its own training kept, and this original was trained "
             f"without; train it with `{name}`'s `train`, as runs of a spec do, and give the trace "
             "with the request"
@@ -69,7 +69,7 @@ def located(index: Int[Tensor, " n"], wanted: Int[Tensor, " k"]) -> Int[Tensor, 
         wanted: That of others.
 
     Raises:
-        ValueError: Where some were not trained on.
+        Refused: Where some were not trained on.
     """
     index, wanted = index.cpu(), wanted.cpu()
     order = index.argsort()
@@ -77,7 +77,7 @@ def located(index: Int[Tensor, " n"], wanted: Int[Tensor, " k"]) -> Int[Tensor, 
     found = order[place]
     missing = int((index[found] != wanted).sum())
     if missing:
-        raise ValueError(
+        raise Refused(
             f"{missing} of {len(wanted)} records are not among the {len(index)} that the original "
             "was trained on; its trace is probably that of another split"
         )

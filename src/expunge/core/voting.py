@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from expunge.types import Inputs
+from expunge.types import Inputs, Refused
 
 Vote = Literal["majority", "mean"]
 """Whose posteriors are averaged: those of the networks that named the winner, or all."""
@@ -72,11 +72,11 @@ class Voting(nn.Module):
         """Count this member's answers no longer.
 
         Raises:
-            ValueError: Where no other is left.
+            Refused: Where no other is left.
         """
         self.counted[number] = False
         if not self.counted.any():
-            raise ValueError(
-                "no shard has two records left, so that there is nobody to vote; keep more "
+            raise Refused(
+                "no shard is left with records that a run trains on, so that nobody votes; keep more "
                 "records, or train with fewer shards"
             )

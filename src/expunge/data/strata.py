@@ -111,6 +111,22 @@ def alone(data: Data, rows: Tensor) -> Data:
     return chosen.renumbered() if isinstance(chosen, TensorData | StreamData) else chosen
 
 
+def common(one: Data, other: Data, rng: torch.Generator) -> tuple[Data, Data]:
+    """Return as many records of each class of both: all of the smaller side's, of the larger some.
+
+    Classes that one of them lacks are in neither.
+    """
+    sides = [data.y.cpu().long() for data in (one, other)]
+    size = 1 + max(int(y.max()) for y in sides)
+    least = torch.stack([y.bincount(minlength=size) for y in sides]).amin(0)
+    chosen = []
+    for y in sides:
+        order = torch.randperm(len(y), generator=rng)
+        rows = [order[y[order] == k][: int(least[k])] for k in least.nonzero()[:, 0].tolist()]
+        chosen.append(torch.cat([order[:0], *rows]).sort().values)
+    return one.select(chosen[0]), other.select(chosen[1])
+
+
 def matched(candidates: Data, like: Data, rng: torch.Generator) -> Data:
     """Return the largest subset of `candidates` with the class proportions of `like`.
 

@@ -30,7 +30,7 @@ from expunge.core.rng import generator
 from expunge.core.state import Norms
 from expunge.core.traces import affordable, given, located
 from expunge.method import Method, MethodCard, Sizes
-from expunge.types import Batch, Data, Descent, Recipe, Request, Trace
+from expunge.types import Batch, Data, Descent, Recipe, Refused, Request, Trace
 
 
 def flat(model: nn.Module) -> Float[Tensor, " weights"]:
@@ -150,7 +150,7 @@ class Amnesiac(Method):
         rows = located(trace["index"], request.forget.index)
         known = (trace["met"][:, rows] >= 0).all(0)
         if not known.all():
-            raise ValueError(
+            raise Refused(
                 f"{int((~known).sum())} of {len(rows)} records to forget were not among the "
                 "sensitive ones, whose steps training kept; name them by `classes` or `first`, or "
                 "neither for all, and train again"
@@ -179,7 +179,7 @@ class Amnesiac(Method):
         if self.classes:
             y = data.y.cpu()
             if y.dim() != 1:
-                raise ValueError(
+                raise Refused(
                     "expected records of one class each to choose by `classes`, got answers of "
                     f"shape {tuple(y.shape)}; choose by `first`"
                 )

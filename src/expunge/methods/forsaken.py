@@ -50,7 +50,7 @@ from expunge.core.sample import unknown
 from expunge.core.state import mode, without_cudnn
 from expunge.data.strata import draw
 from expunge.method import Method, MethodCard, Preset, Search, Sizes
-from expunge.types import Data, Request
+from expunge.types import Data, Refused, Request
 
 log = logging.getLogger(__name__)
 
@@ -217,10 +217,10 @@ class Forsaken(Method):
         """Return the non-members that are none of the training records.
 
         Raises:
-            ValueError: Where there are none, or where they are training records.
+            Refused: Where there are none, or where they are training records.
         """
         if self.target == "clean" and request.forget.y.dim() > 1:
-            raise ValueError(
+            raise Refused(
                 "target 'clean' is for records of one class, but these have an answer at every "
                 "position; take 'predicted'"
             )
@@ -228,7 +228,7 @@ class Forsaken(Method):
         others = unknown(given, request.forget, request.retain)
         lost = len(given) - len(others)
         if lost > OVERLAP * len(given):
-            raise ValueError(
+            raise Refused(
                 f"{lost} of {len(given)} non-members are training records by their content, so "
                 "that forsaken would aim at what the model answers to records it knows; give "
                 "records that were never trained on"
@@ -239,7 +239,7 @@ class Forsaken(Method):
                 "and were left out"
             )
         if not len(others):
-            raise ValueError(NONE)
+            raise Refused(NONE)
         return others
 
     def _aim(self, masked: Masked, request: Request, others: Data, warnings: list[str]) -> Target:
@@ -450,11 +450,11 @@ def _clean(masked: Masked, others: Data) -> Target:
     """Return the mean posterior of the non-members that are answered rightly, for all records.
 
     Raises:
-        ValueError: Where they are of several classes, or none is answered rightly.
+        Refused: Where they are of several classes, or none is answered rightly.
     """
     classes = others.y.unique().tolist()
     if len(classes) != 1:
-        raise ValueError(
+        raise Refused(
             "target 'clean' takes non-members for records of the one class that poisoned records "
             f"belong to, but these are of {len(classes)} classes; give clean records of that "
             "class alone, or take target = 'predicted'"
@@ -462,7 +462,7 @@ def _clean(masked: Masked, others: Data) -> Target:
     right = ((logits[logits.argmax(-1) == y], y) for logits, y in masked.answers(others))
     sums = sums_by_class(right)
     if not int(sums.records.sum()):
-        raise ValueError(
+        raise Refused(
             f"the model answers none of {len(others)} clean records rightly, so that nothing "
             "tells how it should answer; take target = 'predicted'"
         )

@@ -18,8 +18,8 @@ Departures from the paper:
        `vote="mean"` takes the mean over all.
     4. Records are dealt by risk as in the authors' code, merging clusters until there are as
        many as shards, by a law over positions in the training set, as there, or by class.
-    5. Runs on fewer than two records are passed over, and a shard with fewer than two records
-       left has no vote, and its network is drawn anew.
+    5. Runs on fewer than two records are passed over. A shard with fewer than two records left
+       up to its last run has no vote, and its network is drawn anew.
     6. With many slices most runs are of no epochs (of 100 slices and 20 epochs 61 are), and
        their states, which equal the ones before, are kept once. Records of the slices after
        the last run are never trained on.
@@ -114,6 +114,8 @@ class SISA(Method):
         layout = self._dealing.lay_out(data, seed)
         trace = layout.trace()
         for number, plan in enumerate(self._plans(recipe, data, layout)):
+            if plan.void:
+                voting.dismiss(number)
             grown = grow(recipe, data, plan.rows, plan.epochs, seed_of(seed, number))
             for address, count, network in zip(plan.addresses, plan.epochs, grown, strict=True):
                 if count:
@@ -128,7 +130,7 @@ class SISA(Method):
         plans = self._plans(recipe, data, Layout.read(trace))
         kept = {name.split("/")[1] for name in trace if name.startswith("state/")}
         for number, plan in enumerate(plans):
-            if plan.records < FEWEST:
+            if plan.void and voting.counted[number]:
                 voting.dismiss(number)
                 with rng.fenced(rng.derive(seed, "dismissed", number)):
                     voting.members[number].load_state_dict(recipe.fresh().state_dict())
@@ -174,7 +176,9 @@ class SISA(Method):
             base = key({"recipe": recipe, "seed": seed_of(layout.seed, number)})
             counts = worked(epochs, rows)
             hashes = [[content[r] for r in part.tolist()] for part in rows]
-            plans.append(Plan(rows, counts, addresses(base, hashes, counts)))
+            few = sum(len(part) for part in rows) < FEWEST
+            void = few or (any(epochs) and not any(counts))
+            plans.append(Plan(rows, counts, addresses(base, hashes, counts), void))
         return plans
 
 
@@ -186,16 +190,13 @@ class Plan:
         rows: Of each slice's records.
         epochs: Of each slice's run.
         addresses: Of the state after each slice.
+        void: Whether too few records are left for any run, so that the network has no vote.
     """
 
     rows: list[torch.Tensor]
     epochs: list[int]
     addresses: list[str]
-
-    @property
-    def records(self) -> int:
-        """How many records the shard has."""
-        return sum(len(part) for part in self.rows)
+    void: bool
 
     def done(self, kept: set[str]) -> int:
         """Return how many slices, from the first on, need not be trained again."""

@@ -22,9 +22,13 @@ Departures from the paper, which says no more than that:
        Gaussian mechanism, as if what is published moved no farther than the norm of the
        network's update, at most `clip`. The update is not clipped itself: that would undo the
        training. It hides nothing provably. The notes tell which of the two was used and why.
-    5. A network whose sample did not change is published as it was. Noise drawn anew would
-       average out over publications.
-    6. BatchNorm's statistics get no noise, and slices' runs start with new optimisers.
+    5. A network whose sample did not change is published as it was, and so is one of whose
+       sample only slices changed that come after training's last run, which it never saw. Noise
+       drawn anew would average out over publications. An update that moved nothing gets the
+       noise of one of norm `clip`.
+    6. BatchNorm's statistics get no noise, and slices' runs start with new optimisers. Where a
+       removal has so few epochs that no run is left for it, they are all spent on the last slice,
+       which shows the whole sample.
 """
 
 import math
@@ -60,7 +64,7 @@ from expunge.core.voting import Vote, Voting
 from expunge.method import Method, MethodCard, Preset, Sizes
 from expunge.models.linear import Linear
 from expunge.tasks.categorical import Classification
-from expunge.types import Augment, Data, Recipe, Request, Trace
+from expunge.types import Augment, Data, Recipe, Refused, Request, Trace
 
 
 def bootstrap(rows: Int[Tensor, " shard"], draws: torch.Generator) -> Int[Tensor, " shard"]:
@@ -155,8 +159,8 @@ class SISADP(Method):
         shards: Networks, each trained on a sample of its own share of the records.
         slices: Steps in which a network's sample is shown to it.
         vote: Whose posteriors are averaged: the `majority`'s, or those of all (`mean`).
-        epochs: Of a removal's training, on the whole sample; left out, as many as training had.
-            The convex formula needs training to have been the longer one.
+        epochs: Of a removal's training, on the whole sample, at least 1; left out, as many as
+            training had. The convex formula needs training to have been the longer one.
         epsilon: Of the noise, in nats.
         delta: Of the noise; left out, one over the square of the shard's number of records.
         clip: Largest norm of an update that the heuristic reckons with.
@@ -193,9 +197,9 @@ class SISADP(Method):
 
     def __post_init__(self) -> None:
         self._dealing.check()
-        if not (self.epsilon > 0 and self.clip >= 0 and (self.epochs is None or self.epochs >= 0)):
+        if not (self.epsilon > 0 and self.clip >= 0 and (self.epochs is None or self.epochs >= 1)):
             raise ValueError(
-                "expected epsilon > 0, clip >= 0 and epochs >= 0, got "
+                "expected epsilon > 0, clip >= 0 and epochs >= 1, got "
                 f"{self.epsilon}, {self.clip} and {self.epochs}"
             )
         if self.delta is not None and not 0 < self.delta < 1:
@@ -238,6 +242,8 @@ class SISADP(Method):
             if number in empty or not gone.any():
                 continue
             first = int(slice_of(len(gone), self.slices)[gone].min())
+            if not any(self._epochs(recipe, None)[first:]):
+                continue  # the network was never trained on what is removed
             left = ((layout.shard == number) & (row >= 0)).nonzero()[:, 0]
             draws = rng.generator(seed, "sample", number)
             sample = row[replaced(trace[f"sample/{number}"], gone, left, draws)]
@@ -246,26 +252,27 @@ class SISADP(Method):
                 recipe,
                 request.retain,
                 self._sliced(sample),
-                self._epochs(recipe, self.epochs),
+                self._again(recipe, first),
                 seed_of(seed, number),
                 done=first,
                 state=secret,
             )
             moved = distance(secret, network)
-            if not moved:
-                continue
-            places = int(gone.sum())
-            spread = self._deviation(recipe, len(sample), bound, places, min(moved, self.clip))
+            reach = min(moved, self.clip) if moved else self.clip
+            spread = self._deviation(recipe, len(sample), bound, int(gone.sum()), reach)
             told["deviations"].append(spread)
             told["update_norms"].append(moved)
-            disturb(network, spread, rng.generator(seed, "noise", number))
+            disturb(network, spread, rng.generator(seed, "noise of a removal", number))
             voting.members[number].load_state_dict(network.state_dict())
         self._tell(told, len(empty), recipe, layout, bound)
         return voting
 
     def work(self, sizes: Sizes) -> Cost:
         epochs = sizes.epochs if self.epochs is None else self.epochs
-        samples = most_samples(epochs_by_slice(epochs, self.slices), sizes.retain + sizes.forget)
+        runs, records = epochs_by_slice(epochs, self.slices), sizes.retain + sizes.forget
+        samples = most_samples(runs, records)
+        if self.epochs and not runs[-1]:  # all epochs may be spent on the last slice
+            samples = max(samples, self.epochs * records)
         return Cost(forward=samples, backward=samples)
 
     @property
@@ -275,6 +282,18 @@ class SISADP(Method):
     def _epochs(self, recipe: Recipe, epochs: int | None) -> list[int]:
         whole = recipe.descent.epochs if epochs is None else epochs
         return epochs_by_slice(whole, self.slices)
+
+    def _again(self, recipe: Recipe, first: int) -> list[int]:
+        """Return for how many epochs each slice's run of a removal goes on.
+
+        Args:
+            recipe: Of the training.
+            first: Slice from which on there is a run.
+        """
+        epochs = self._epochs(recipe, self.epochs)
+        if self.epochs and not any(epochs[first:]):
+            epochs[-1] = self.epochs
+        return epochs
 
     def _sliced(self, sample: Tensor) -> list[Tensor]:
         own = slice_of(len(sample), self.slices)
@@ -302,7 +321,7 @@ class SISADP(Method):
             return "the heuristic was asked for"
         found = self._convex(recipe, records, bound)
         if isinstance(found, str) and self.noise == "convex":
-            raise ValueError(
+            raise Refused(
                 f"noise='convex' was asked for, but its formula does not hold here: {found}; or "
                 "take noise='auto'"
             )
@@ -341,7 +360,7 @@ class SISADP(Method):
             records: In the shard's sample.
             bound: Largest norm of a training record.
             places: How many places of the sample changed.
-            moved: Norm of the update, at most `clip`.
+            moved: Norm of the update that the heuristic reckons with, at most `clip`.
         """
         delta = 1 / records**2 if self.delta is None else self.delta
         formula = self._formula(recipe, records, bound)

@@ -39,7 +39,7 @@ from expunge.core.rng import generator
 from expunge.core.state import Norms
 from expunge.core.traces import affordable, given, part_of, size_of, state_of
 from expunge.method import Method, MethodCard, Search, Sizes
-from expunge.types import Data, Descent, Recipe, Request, Trace, steps_of
+from expunge.types import Data, Descent, Recipe, Refused, Request, Trace, steps_of
 
 
 def weights_of_epochs(descent: Descent, steps: int, records: int) -> list[float]:
@@ -72,7 +72,7 @@ def move(model: nn.Module, by: Mapping[str, Tensor], times: float) -> None:
 def sums(recipe: Recipe) -> None:
     """Refuse a recipe whose weights are no sum of gradients."""
     if recipe.descent.optimizer != "sgd":
-        raise ValueError(
+        raise Refused(
             f"expected training by sgd, got {recipe.descent.optimizer}: smu subtracts gradients "
             "from the sum that the weights are, and adamw divides them by their size; train by "
             "sgd, or take 'amnesiac'"

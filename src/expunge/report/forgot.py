@@ -41,6 +41,8 @@ MEASURES: Mapping[str, Look] = {
     "accuracy on the probe": Look("ink", "square", [2, 2]),
 }
 
+# Opacity of a mark: less where it must not be read without a warning.
+FAINT = alt.condition("datum.warned", alt.value(0.35), alt.value(1))
 OUTLINES = {  # of each shape, for legends; in a square of 16
     "circle": "M2 8a6 6 0 1 0 12 0a6 6 0 1 0-12 0",
     "cross": "M6 2h4v4h4v4h-4v4H6v-4H2V6h4Z",
@@ -62,6 +64,7 @@ class Mark(NamedTuple):
         low: Where its interval begins; None where it has none.
         high: Where it ends.
         paper: What the paper prints; None where it prints nothing.
+        warned: What it must not be read without; such a mark is drawn faintly.
     """
 
     row: str
@@ -71,6 +74,7 @@ class Mark(NamedTuple):
     low: float | None
     high: float | None
     paper: float | None
+    warned: str = ""
 
 
 def look(key: str) -> Look:
@@ -94,6 +98,7 @@ def rates(marks: Sequence[Mark]) -> Chart | None:
     tone, form = _tone(keys), _form(keys)
     tips = [alt.Tooltip("row:N", title="data"), alt.Tooltip("name:N", title="method")]
     tips += [alt.Tooltip(f"{k}:Q", format=".1%") for k in ("value", "low", "high", "paper")]
+    tips += _warning(marks)
 
     def x(name: str) -> alt.X:
         return alt.X(f"{name}:Q", title=None, scale=across, axis=share)
@@ -106,8 +111,8 @@ def rates(marks: Sequence[Mark]) -> Chart | None:
         base.mark_point(fill="transparent", **hollow)
         .encode(x("paper"), y, beside, tone, form, tooltip=tips)
         .transform_filter("isValid(datum.paper)"),
-        base.mark_point(filled=True, size=46, opacity=1).encode(
-            x("value"), y, beside, tone, form, tooltip=tips
+        base.mark_point(filled=True, size=46).encode(
+            x("value"), y, beside, tone, form, opacity=FAINT, tooltip=tips
         ),
         height=max(90, (step * len(keys) + 8) * len({mark.row for mark in marks})),
     )
@@ -137,6 +142,7 @@ class Point(NamedTuple):
         value: The number.
         low: Where its interval begins; None where it has none.
         high: Where it ends.
+        warned: What it must not be read without; such a mark is drawn faintly.
     """
 
     key: str
@@ -145,6 +151,11 @@ class Point(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
+    warned: str = ""
+
+
+def _warning(marks: Sequence[Mark] | Sequence[Point]) -> list[alt.Tooltip]:
+    return [alt.Tooltip("warned:N", title="⚠")] if any(mark.warned for mark in marks) else []
 
 
 class Rule(NamedTuple):
@@ -178,6 +189,7 @@ def lines(
     tips = [alt.Tooltip("name:N", title="line"), alt.Tooltip("x:Q", title=title)]
     form_of = ".1%" if share else ".3g"
     tips += [alt.Tooltip(f"{name}:Q", format=form_of) for name in ("value", "low", "high")]
+    tips += _warning(points)
 
     def y(name: str) -> alt.Y:
         return alt.Y(f"{name}:Q", title=None, scale=alt.Scale(zero=False), axis=axis)
@@ -196,8 +208,8 @@ def lines(
         base.mark_line(strokeWidth=1.8).encode(
             x, y("value"), tone, alt.StrokeDash("key:N", scale=dashes, legend=None)
         ),
-        base.mark_point(filled=True, size=34 if len(places) < 30 else 8, opacity=1).encode(
-            x, y("value"), tone, form, tooltip=tips
+        base.mark_point(filled=True, size=34 if len(places) < 30 else 8).encode(
+            x, y("value"), tone, form, opacity=FAINT, tooltip=tips
         ),
         height=190,
     )

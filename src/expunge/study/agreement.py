@@ -7,18 +7,18 @@ zone", New Phytologist 1912, https://doi.org/10.1111/j.1469-8137.1912.tb05611.x
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import combinations as choose
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import gammaln
 
 from expunge.study.groups import Record, frozen, gathered
-from expunge.study.summary import findings
+from expunge.study.summary import Kind, findings, told
 
 WORST = ("leaks", "overshoots", "cannot tell", "like never trained", "like retraining")
 SIDES = {
@@ -27,7 +27,6 @@ SIDES = {
     "like retraining": "no sign",
     "like never trained": "no sign",
 }
-Kind = Literal["method", "original", "retrained"]
 Pair = tuple[str, str]
 Together = tuple[str, ...]
 
@@ -215,34 +214,9 @@ def models(records: Sequence[Record], kind: Kind) -> list[Model]:
         records: A method's; for a control, every record of a group.
         kind: Of the row.
     """
-    answered = [list(asked(r, kind)) for r in records]
-    if kind != "method":  # controls are repeated in every method's record
-        seeds = gathered(zip(records, answered, strict=True), lambda pair: pair[0]["seed"])
-        answered = [_merged([lists for _, lists in same]) for same in seeds.values()]
-    every = [each for lists in answered for each in lists]
-    told = [{a: x for a, x in each.items() if _flags(x)} for each in every]
-    firsts = gathered([each for each in told if each], _fingerprint).values()
+    flagged = [{a: x for a, x in each.items() if _flags(x)} for each in told(records, kind)]
+    firsts = gathered([each for each in flagged if each], _fingerprint).values()
     return [Model({a: f for a, x in same[0].items() if (f := _flags(x))}) for same in firsts]
-
-
-def asked(record: Record, kind: Kind) -> Iterator[dict[str, Mapping[str, Any]]]:
-    """Yield the answers on each model of a kind, by the audit's label."""
-    known = findings(record)
-    if kind == "retrained":
-        for number in range(max((len(f["retrained"]) for f in known.values()), default=0)):
-            yield {a: f["retrained"][number] for a, f in known.items() if number < len(f[kind])}
-    elif known:
-        yield {a: f["unlearned" if kind == "method" else kind] for a, f in known.items()}
-
-
-def _merged(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the models of one seed, of every audit's answers the first."""
-    out: list[dict[str, Any]] = []
-    for answers in lists:
-        out += [{} for _ in answers[len(out) :]]
-        for mine, more in zip(out, answers, strict=False):
-            mine.update({a: answer for a, answer in more.items() if a not in mine})
-    return out
 
 
 def _flags(answer: Mapping[str, Any]) -> Flags | None:

@@ -526,6 +526,7 @@ def generated(study: Study, label: str) -> Table | None:
         "recognised_retained": "retained classes (%)",
     }
     rounds = (settings.get("descent") or {}).get("epochs", 0)
+    near = f"within {100 * settings.get('tolerance', 0):g} % of the original's own level"
     return _table(
         study,
         "Generation",
@@ -534,8 +535,9 @@ def generated(study: Study, label: str) -> Table | None:
         f"The attacker fine-tunes the weights on {settings.get('images', 0)} images of the class "
         f"that were never trained on, in its slot, for {rounds} rounds. A classifier says which "
         "samples show the class; the loss is that of denoising held-out images of it. Rounds: "
-        "until the original's own level is reached, or the most there are. Retained classes: "
-        "samples that are recognised before the attack; a model that lost these is spoilt.",
+        f"until it is {near}; a model that never gets there counts as one more than there are. "
+        "Retained classes: samples that are recognised before the attack; a model that lost these "
+        "is spoilt.",
         *_warnings(study, label),
     )
 

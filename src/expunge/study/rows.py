@@ -68,12 +68,14 @@ class Cell:
         floor: Gaps up to this are no more than retraining anew makes by chance.
         unseen: Where records that were never trained on would put the value; it stands in
             for the gap where there are no retrained models.
+        warnings: What the number must not be read without.
     """
 
     estimate: Estimate
     gap: Estimate | None = None
     floor: float | None = None
     unseen: Estimate | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def within(self) -> bool:
@@ -126,6 +128,15 @@ class Row:
         if self.kind != "method" or cell is None or cell.gap is None:
             return None
         return -cell.gap.value if cell.gap.value < -(cell.floor or 0.0) - DAMAGED else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its numbers must not be read without, and why audits were not asked, each once."""
+        told = [f"{c.title}: {text}" for c, cell in self.cells.items() for text in cell.warnings]
+        if self.kind == "method":
+            unasked = ((r.get("notes") or {}).get("unasked") or {} for r in self.records)
+            told += [f"{a} was not asked: {why}" for each in unasked for a, why in each.items()]
+        return [*dict.fromkeys(told)]
 
     @property
     def seeds(self) -> int:

@@ -1,10 +1,10 @@
 """Records to rows: what each method did, over seeds, beside both controls."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, mode
-from typing import Any
+from typing import Any, Literal
 
 from expunge.study.estimate import Estimate, bootstrapped, mean_answer, number, student
 from expunge.study.groups import Group, Record, frozen, gathered, group, labels
@@ -12,6 +12,7 @@ from expunge.study.rows import Cell, Column, Row, kind
 
 Finding = Mapping[str, Any]
 Answer = Mapping[str, Any]
+Kind = Literal["method", "original", "retrained"]
 
 # The most worrying first: over several seeds, a method is what it is at its worst.
 SEVERITY = ("leaks", "over-unlearned", "diverged", "failed", "cannot tell", "forgotten")
@@ -38,6 +39,10 @@ FRACTIONS = {
 }
 
 
+# Rates by an oracle that may be worth nothing: they are not shown without what it warned of.
+CAUTIONED = ("forgetting_rate",)
+
+
 def findings(record: Record) -> dict[str, Finding]:
     """Return a record's findings by label: the audit's name, told apart by settings."""
     audits = [{"name": f["audit"], "settings": f["settings"]} for f in record["findings"]]
@@ -46,14 +51,52 @@ def findings(record: Record) -> dict[str, Finding]:
 
 def answers(row: Row, audit: str) -> list[Answer]:
     """Return what an audit answered about a row's models, each model once."""
-    found = [(r["seed"], f) for r in row.records if (f := findings(r).get(audit))]
-    if row.kind == "method":
-        return [finding["unlearned"] for _, finding in found]
+    return [each[audit] for each in told(row.records, row.kind) if audit in each]
+
+
+def told(records: Sequence[Record], kind: Kind) -> list[dict[str, Answer]]:
+    """Return the answers about each model of a kind, by the audit's label, each model once.
+
+    Args:
+        records: A method's; for a control, every record of a group.
+        kind: Of the models.
+    """
+    if kind == "method":
+        return [
+            {label: found["unlearned"] for label, found in known.items()}
+            for known in map(findings, records)
+            if known
+        ]
     # Controls are repeated in every method's record.
-    firsts = [same[0][1] for same in gathered(found, lambda pair: pair[0]).values()]
-    if row.kind == "original":
-        return [finding["original"] for finding in firsts]
-    return [answer for finding in firsts for answer in finding["retrained"]]
+    seeds = gathered([r for r in records if r["findings"]], lambda r: r["seed"]).values()
+    if kind == "original":
+        return [
+            {label: f["original"] for r in reversed(same) for label, f in findings(r).items()}
+            for same in seeds
+        ]
+    # A forget set that all seeds share has the same retrained models in each of them.
+    return [*{name: each for same in seeds for name, each in _controls(same)}.values()]
+
+
+def _controls(records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Answer]]]:
+    """Yield the retrained models of one seed, and what tells each from those of other seeds.
+
+    The record of a method that is one of them lacks that one; so the fullest are read.
+    """
+    known = [(r, findings(r)) for r in records]
+    counts = [max(len(f["retrained"]) for f in found.values()) for _, found in known]
+    whole = [pair for pair, count in zip(known, counts, strict=True) if count == max(counts)]
+    for place in range(max(counts)):
+        each: dict[str, Answer] = {}
+        for _, found in whole:
+            for label, finding in found.items():
+                if label not in each and place < len(finding["retrained"]):
+                    each[label] = finding["retrained"][place]
+        # Draws of an audit differ from seed to seed, the time that training took does not.
+        clock = whole[0][0]["measured"].get("retraining_seconds") or []
+        took = clock[place] if place < len(clock) else None
+        values = {label: answer["values"] for label, answer in each.items()}
+        yield frozen(values if took is None else took), each
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -139,7 +182,15 @@ def _cell(column: Column, found: Sequence[Finding]) -> Cell | None:
         gap=_gap(gaps, found, column),
         floor=fmean(floors) if floors else None,
         unseen=None if gaps else _unseen(found, "unlearned", column),
+        warnings=_warnings(found[0]["audit"], [f["unlearned"] for f in found]),
     )
+
+
+def _warnings(audit: str, told: Sequence[Answer]) -> tuple[str, ...]:
+    """Return what answers warned of, where their numbers must not be read without it."""
+    if audit not in CAUTIONED:
+        return ()
+    return (*dict.fromkeys(text for answer in told for text in answer.get("warnings") or ()),)
 
 
 def _unseen(found: Sequence[Finding], side: str, column: Column) -> Estimate | None:
@@ -211,6 +262,7 @@ def _original(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> 
             estimate=_possible(estimate, column),
             gap=student(gaps, "seeds") if gaps else None,
             unseen=None if gaps else _unseen(found, "original", column),
+            warnings=_warnings(found[0]["audit"], answers),
         )
     seconds = {r["seed"]: r["measured"].get("training_seconds") for r in records}
     return Row(
@@ -236,14 +288,22 @@ def _shared(found: Sequence[Finding], column: Column) -> Finding | None:
 def _retrained(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> Row | None:
     cells = {}
     for column in shown:
-        found = [f[0]["retrained"] for f in _by_seed(records, column)]
+        # That of a method that is one of them lacks that one.
+        fullest = [
+            max(f, key=lambda each: len(each["retrained"])) for f in _by_seed(records, column)
+        ]
+        found = [each["retrained"] for each in fullest]
         means = [mean_answer(answers, column.value, "models") for answers in found]
         known = [m for m in means if m is not None]
         if not known:
             continue
         over = student([m.value for m in known], "seeds")
         estimate = known[0] if over.low is None else over
-        cells[column] = Cell(estimate=_possible(estimate, column))
+        asked = [answer for answers in found for answer in answers]
+        cells[column] = Cell(
+            estimate=_possible(estimate, column),
+            warnings=_warnings(fullest[0]["audit"], asked),
+        )
     seconds = [s for r in records for s in r["measured"].get("retraining_seconds") or []]
     if not cells:
         return None

@@ -13,6 +13,7 @@ from expunge.study.rows import Cell, Column, Row
 from expunge.study.summary import summarise as summarise
 
 NONE = "—"
+WARNED = "⚠"
 MARKS = {
     "forgotten": ("✓", "green"),
     "leaks": ("✗", "red"),
@@ -31,7 +32,8 @@ CAPTION = (
 BRIEF = (
     "The worst verdict of any seed; means over seeds. ≈: no farther from retraining than "
     "retrained models are from each other by chance. †: damaged, with a test accuracy far below "
-    "retraining's. Intervals and the rest are in the report."
+    "retraining's. ⚠: not to be read without the warning in the report. Intervals and the rest are "
+    "in the report, too."
 )
 
 
@@ -71,7 +73,17 @@ def markdown(rows: Sequence[Row]) -> str:
             seconds = NONE if row.seconds is None else duration(row.seconds.value)
             lines.append([row.label, counted(row), *cells, seconds])
         parts.append(f"**{literal(title)}**\n\n{ruled(head, lines, words=2)}")
+        parts += [f"{WARNED} {literal(line)}" for line in cautions(group)]
     return "\n\n".join([*parts, CAPTION]) + "\n"
+
+
+def cautions(rows: Sequence[Row]) -> list[str]:
+    """Return what rows' numbers must not be read without, each once and whom it is about."""
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        for text in row.warnings:
+            about.setdefault(text, []).append(row.label)
+    return [f"{', '.join(labels)}: {text}" for text, labels in about.items()]
 
 
 def ruled(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
@@ -86,14 +98,15 @@ def said(cell: Cell | None, column: Column) -> str:
     if cell is None:
         return NONE
     value = column.show(cell.estimate.value) + interval(cell.estimate, column)
-    return " ".join([value, *gap(cell, column)])
+    return " ".join([value, *gap(cell, column), *([WARNED] if cell.warnings else [])])
 
 
 def short(cell: Cell | None, column: Column) -> str:
     """Return a cell's value, marked where it is no farther from retraining than by chance."""
     if cell is None:
         return NONE
-    return ("≈" if cell.within else "") + column.show(cell.estimate.value)
+    value = ("≈" if cell.within else "") + column.show(cell.estimate.value)
+    return value + WARNED * bool(cell.warnings)
 
 
 def gap(cell: Cell, column: Column) -> list[str]:

@@ -124,7 +124,7 @@ def _mark(
 ) -> Iterator[Mark]:
     if number is not None and number.estimate is not None:
         e = number.estimate
-        yield Mark(row, key, name, e.value, e.low, e.high, printed)
+        yield Mark(row, key, name, e.value, e.low, e.high, printed, " ".join(number.warnings))
 
 
 def _glance(reading: Reading, album: Album) -> Iterator[Strip]:
@@ -150,7 +150,8 @@ def _glance(reading: Reading, album: Album) -> Iterator[Strip]:
             "Tables III, XI" if kind == "OOD" else "Table IV",
             "Filled: ours, with the 95 % interval. Hollow: as the paper prints it. The goal is "
             "the diamond of retraining and not 100 %: a method that lies beyond it on the left "
-            "and far out on the right has damaged what it should have kept.",
+            "and far out on the right has damaged what it should have kept. Faint: not to be "
+            "read without the warning, which stands below the tables.",
             {key: name for key, name in keys.items() if any(reading.asked(t, key) for t in of)},
             figures,
         )
@@ -167,7 +168,7 @@ def _points(
     for x, number in at:
         if number is not None and number.estimate is not None:
             e = number.estimate
-            yield Point(key, name, x, e.value, e.low, e.high)
+            yield Point(key, name, x, e.value, e.low, e.high, " ".join(number.warnings))
 
 
 def _levels(pairs: Mapping[str, Number | None]) -> list[Rule]:
