@@ -464,7 +464,7 @@ def test_a_white_box_learns_nothing_from_planted_records(memorised):
 def test_a_white_box_refuses_networks_that_vote(memorised):
     network = memorised.original.model
     voting = WhiteBox(Voting([network, network], vote="majority", classes=True))
-    with pytest.raises(Refused, match="gradient of one last layer.* take oracle='black_box'"):
+    with pytest.raises(Refused, match=r"gradient of one last layer.* take oracle='black_box'"):
         WHITE.check(dataclasses.replace(memorised, unlearned=voting))
 
 

@@ -243,7 +243,7 @@ def test_a_control_that_the_first_method_lacks_is_read_from_another():
 
 
 def test_a_rate_is_not_shown_without_what_its_oracle_warned_of():
-    record = made.record("finetune")
+    record = made.record("finetune", audits=("accuracy",))
     found = record["findings"][0] | {"audit": "forgetting_rate", "headline": "fr"}
     values = {"fr": 0.4}
     said = found["unlearned"] | {"values": values, "warnings": ["no better than chance"]}

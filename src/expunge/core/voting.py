@@ -77,6 +77,6 @@ class Voting(nn.Module):
         self.counted[number] = False
         if not self.counted.any():
             raise Refused(
-                "no shard is left with records that a run trains on, so that nobody votes; keep more "
-                "records, or train with fewer shards"
+                "no shard is left with records that a run trains on, so that nobody votes; keep "
+                "more records, or train with fewer shards"
             )

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from textwrap import wrap
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group as Lines
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from expunge.study.estimate import Estimate
 from expunge.study.read import read as read
@@ -14,6 +18,8 @@ from expunge.study.summary import summarise as summarise
 
 NONE = "—"
 WARNED = "⚠"
+ROOM = 5  # numbers of a row in a terminal of 80 columns
+LABEL = 26  # of them for a row's name, which goes on below
 MARKS = {
     "forgotten": ("✓", "green"),
     "leaks": ("✗", "red"),
@@ -33,31 +39,46 @@ BRIEF = (
     "The worst verdict of any seed; means over seeds. ≈: no farther from retraining than "
     "retrained models are from each other by chance. †: damaged, with a test accuracy far below "
     "retraining's. ⚠: not to be read without the warning in the report. Intervals and the rest are "
-    "in the report, too."
+    "in the report."
 )
 
 
-def text(rows: Sequence[Row]) -> Table:
-    """Return the rows as a table for the terminal: the numbers that decide, and the price."""
-    table = Table(
-        box=SIMPLE_HEAD, caption=BRIEF, caption_justify="left", padding=0, show_edge=False
-    )
-    every = dict.fromkeys(column for row in rows for column in row.columns)
-    columns = [column for column in every if column.brief]
+def text(rows: Sequence[Row]) -> RenderableType:
+    """Return the rows for the terminal, a table for each group: what decides, and the price."""
+    every = dict.fromkeys(column for row in rows for column in row.columns if column.brief)
+    columns = fitting([*every])
+    left = len(every) - len(columns)
+    caption = BRIEF + f" {left} more audits are there too." * (left > 0)
+    groups = [list(part) for _, part in groupby(rows, key=lambda row: row.group.title)]
+    parts: list[RenderableType] = []
+    for group in groups:
+        if len(groups) > 1:
+            parts.append(Text(f"\n{group[0].group.title}", style="bold"))
+        parts.append(_table(group, columns))
+    return Lines(*parts, Text(caption, style="dim italic"))
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    """Return the rows of one group; columns that none of them has are left out."""
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for column in columns:
+    shown = [column for column in columns if any(column in row.cells for row in rows)]
+    for column in shown:
         heading = f"{column.title} %" if column.share else column.title
         table.add_column(escape(heading), justify="right", overflow="fold")
-    titles = len({row.group.title for row in rows}) > 1
-    for title, part in groupby(rows, key=lambda row: row.group.title):
-        if titles:
-            table.add_section()
-            table.add_row(f"[bold]{escape(title)}[/bold]")
-        for row in part:
-            cells = [escape(short(row.cells.get(c), c)) for c in columns]
-            table.add_row(escape(row.label), _badge(row), *cells)
+    for row in rows:
+        cells = [escape(short(row.cells.get(c), c)) for c in shown]
+        table.add_row(escape("\n".join(wrap(row.label, LABEL))), _badge(row), *cells)
     return table
+
+
+def fitting(columns: Sequence[Column]) -> list[Column]:
+    """Return as many columns as a terminal has room for: what was kept, its price, the first."""
+    always = [column for column in columns if not column.decides or column.value == "test"]
+    room = max(0, ROOM - len(always))
+    chosen = {*always, *[column for column in columns if column not in always][:room]}
+    return [column for column in columns if column in chosen]
 
 
 def markdown(rows: Sequence[Row]) -> str:
