@@ -24,7 +24,17 @@ async function draw(id) {
 
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
+// A long report has hundreds of charts: those that come into view are drawn before their turn.
+const seen = new IntersectionObserver(
+  (entries) => entries.filter((e) => e.isIntersecting).forEach((e) => draw(e.target.id)),
+  { rootMargin: "50%" },
+);
+
 async function drawAll() {
+  for (const id of Object.keys(specs)) {
+    const place = document.getElementById(id);
+    if (place) seen.observe(place);
+  }
   for (const id of Object.keys(specs)) {
     await draw(id);
     await pause(); // let the page breathe between charts

@@ -30,7 +30,7 @@ from expunge.study.agreement import (
 )
 from expunge.study.groups import Group, Record, group
 from expunge.study.rows import Column, Row
-from expunge.study.summary import findings, tabulate
+from expunge.study.summary import FRACTIONS, findings, tabulate
 from expunge.study.table import NONE, literal, ruled, said
 
 FOUND = "tpr_at_1%_fpr"
@@ -221,7 +221,7 @@ def study(of: Group) -> Study | None:
             name = finding["headline"]
             if not decides or finding["verdict"] == "measured":
                 continue
-            bounded = name == "auc"
+            bounded = name == "auc" or (finding["audit"], name) in FRACTIONS
             columns[label] = Column(label, name, label, headline=True, bounded=bounded)
             if "auc" in values and FOUND in values:
                 rates[label] = Column(label, FOUND, label, "%", bounded=True)
