@@ -28,6 +28,7 @@ from expunge.data.split import Holdout
 from expunge.data.tensors import TensorData
 from expunge.lab import Lab, in_packs
 from expunge.methods.finetune import Finetune
+from expunge.stats import Interval
 from expunge.study.estimate import mean_answer
 from expunge.subject import Refused, Served, WhiteBox
 from expunge.types import Descent
@@ -198,7 +199,7 @@ def test_a_model_that_is_sure_of_its_own_records_alone_forgets_all(told):
     assert (values["fr"], values["cfr"], values["bt"], values["af"]) == (1, 0, n, n)
     assert finding.original.headline == 0
     assert finding.retrained[0].headline == 1
-    assert finding.unlearned.null == (1, 1, 1)
+    assert finding.unlearned.null == Interval(1, 1, 1)
     assert finding.unlearned.warnings == ()
     assert values["oracle_accuracy"] == values["oracle_recall"] == values["oracle_tnr"] == 1
 
@@ -243,7 +244,7 @@ def test_a_resample_of_nothing_does_not_spoil_the_interval(told):
     one = told.request.forget.select(torch.arange(1))
     case = dataclasses.replace(told, original=answering([told.request.retain, one]))
     interval = ask(FAST, case).intervals["fr"]
-    assert interval == (1, 1, 1)  # the one record is known before and not after
+    assert interval == Interval(1, 1, 1)  # the one record is known before and not after
 
 
 def untrained(orders):

@@ -179,7 +179,7 @@ def test_a_shard_without_records_has_no_vote(sliced):
     torch.testing.assert_close(done.model(x).softmax(-1), original.members[1](x).softmax(-1))
     second = (trace["shard"] == 1).nonzero()[1:, 0]
     rest = dataclasses.replace(without(problem, torch.cat([gone, second])), trace=trace)
-    with pytest.raises(ValueError, match="nobody to vote"):
+    with pytest.raises(ValueError, match="nobody votes"):
         method(original, rest, seed=0)
 
 
@@ -396,7 +396,7 @@ def test_the_convex_noise_is_the_papers_and_the_rest_is_descent():
     sample = replaced(trace["sample/1"], gone, left, generator(4, "sample", 1))
     secret = {k.removeprefix("secret/1/"): v for k, v in trace.items() if "secret/1" in k}
     w, b = by_hand(secret, data.x[sample].double(), data.y[sample], 3)
-    draws = generator(4, "noise", 1)
+    draws = generator(4, "noise of a removal", 1)
     for found, expected in zip(done.model.members[1].parameters(), (w, b), strict=True):
         noise = places * sigma * torch.randn(expected.shape, generator=draws)
         torch.testing.assert_close(found.double(), expected + noise, rtol=1e-4, atol=1e-4)
