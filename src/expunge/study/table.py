@@ -48,7 +48,8 @@ def text(rows: Sequence[Row]) -> RenderableType:
     every = dict.fromkeys(column for row in rows for column in row.columns if column.brief)
     columns = fitting([*every])
     left = len(every) - len(columns)
-    caption = BRIEF + f" {left} more audits are there too." * (left > 0)
+    more = f" {left} more audits are there too." if left > 1 else " One more audit is there too."
+    caption = BRIEF + more * (left > 0)
     groups = [list(part) for _, part in groupby(rows, key=lambda row: row.group.title)]
     parts: list[RenderableType] = []
     for group in groups:
