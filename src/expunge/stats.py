@@ -38,6 +38,11 @@ class Interval(NamedTuple):
     reach: float | None = None
     size: int | None = None
 
+    @classmethod
+    def share(cls, value: float, reach: float, size: int) -> "Interval":
+        """Return an interval of a number in [0, 1] from few values, its ends cut to that."""
+        return cls(value, max(0.0, value - reach), min(1.0, value + reach), reach, size)
+
     def excludes(self, value: float) -> bool:
         """Return whether an interval is known and `value` lies outside it."""
         if self.low is None or self.high is None:

@@ -210,6 +210,12 @@ def test_what_a_method_refuses_is_recorded_and_the_grid_goes_on(tmp_path: Path) 
     assert "original, seed 0: expected training by sgd, got adamw" in first["error"]["message"]
 
 
+def test_what_a_method_refuses_is_recorded_where_its_course_is_traced_too(tmp_path: Path) -> None:
+    adam = {"descent": {"optimizer": "adamw", "lr": 1e-3, "epochs": 1}}
+    kinds(tmp_path, spec(methods=[{"name": "smu"}], training=adam, trace={}))
+    assert [record["status"] for record in stable(tmp_path / "out")] == ["failed"]
+
+
 def test_an_audit_that_one_model_cannot_be_asked_is_left_out_and_told(tmp_path: Path) -> None:
     audits = [
         {"name": "accuracy"},

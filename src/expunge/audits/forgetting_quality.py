@@ -153,8 +153,7 @@ class ForgettingQuality(Audit):
         center, reach = mean(values), stats.spread(values)
         if reach is None:
             return Interval(center)
-        low, high = max(0.0, center - reach), min(1.0, center + reach)
-        return Interval(center, low, high, reach=reach, size=len(values))
+        return Interval.share(center, reach, len(values))
 
     def _quality(self, group: Group, reference: Group) -> Quality:
         first, second = group["confidence"], reference["confidence"]

@@ -425,9 +425,7 @@ def _null(areas: Sequence[float]) -> Interval | None:
     reach = stats.spread(areas)
     if reach is None:
         return None
-    middle = fmean(areas)
-    low, high = max(0.0, middle - reach), min(1.0, middle + reach)
-    return Interval(middle, low, high, reach, len(areas))
+    return Interval.share(fmean(areas), reach, len(areas))
 
 
 def _warnings(values: Mapping[str, float], level: float, retained: float) -> tuple[str, ...]:

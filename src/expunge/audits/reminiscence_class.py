@@ -319,8 +319,7 @@ def by_chance(unseen: Sequence[Float[Tensor, " n"]]) -> Interval:
     ]
     center, n = sum(values) / len(values), len(unseen[0])
     reach = max(stats.spread(values) or 0.0, 1.96 * (FPR * (1 - FPR) / n) ** 0.5 / 2)
-    low, high = max(0.0, center - reach), min(1.0, center + reach)
-    return Interval(center, low, high, reach, len(values))
+    return Interval.share(center, reach, len(values))
 
 
 def _warned(trials: int, classes: int) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from expunge.core.rng import derive, generator
 from expunge.method import Method, Sizes
 from expunge.relapse import UNLABELLED, look
 from expunge.subject import WhiteBox
-from expunge.types import Data, Json, Settings, Task, later
+from expunge.types import Data, Json, Refused, Settings, Task, later
 
 TRACE = "traces"
 VERSION = 1
@@ -146,12 +146,12 @@ def traced(problem: Problem, method: Method, seed: int, tracing: Tracing) -> Sta
             if tracing.audits:
                 watcher = Watcher(sets, task, asking(bench, problem, method, seed, tracing.audits))
             watcher(restored(bench.result(before), problem, method.fresh), 0)
-        except Diverged:
+        except (Diverged, Refused):
             return Artifact({}, facts)
         made = unlearn(bench, problem, method, seed, meter, watch=watcher)
         if not bench.store.has(subject.kind, subject.key):
             bench.store.put(subject.kind, subject.key, made)
-        if "diverged" not in made.facts:
+        if made.tensors:  # there is a model: it neither diverged nor was refused
             watcher.ended(restored(made, problem, method.fresh))
         return Artifact({f"curve/{k}": v for k, v in watcher.curves.items()}, facts)
 
