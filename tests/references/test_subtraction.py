@@ -11,7 +11,7 @@ from expunge.bench.problem import Training
 from expunge.core.descent import teach, train
 from expunge.core.rng import derive, fenced, generator
 from expunge.methods.amnesiac import Amnesiac
-from expunge.methods.smu import SMU, weights_of_epochs
+from expunge.methods.smu import SMU, Multipliers, weights_of_epochs
 from expunge.types import Descent
 
 WHOLE = Descent(lr=0.2, epochs=1, batch_size=1000, momentum=0.0)
@@ -56,6 +56,9 @@ def test_methods_with_a_trace_train_as_the_recipe_has_it():
     for method in (SMU(), Amnesiac()):
         original, _ = trained(method, problem, seed=5)
         assert_weights(original, [p.detach() for p in plain.parameters()])
+    adam = posed(Descent(optimizer="adamw", lr=0.01, epochs=2, batch_size=8))
+    plain = train(adam.recipe, adam.sets.train, 5)
+    assert_weights(trained(SMU(), adam, 5)[0], [p.detach() for p in plain.parameters()])
 
 
 def test_taking_back_one_whole_step_leaves_the_step_on_the_retained_records():
@@ -130,10 +133,35 @@ def test_momentum_adds_a_gradient_as_often_as_is_reckoned():
     assert weights_of_epochs(descent, 1, 1) == pytest.approx([-weight.item()])
 
 
-def test_what_is_no_sum_is_refused_and_so_is_what_does_not_fit():
-    adam = posed(Descent(optimizer="adamw", lr=1e-3, epochs=1))
-    with pytest.raises(ValueError, match="expected training by sgd, got adamw"):
-        SMU().train(adam.recipe, adam.sets.train, 0)
+def test_taking_back_a_step_of_adamw_takes_the_forget_sets_part_of_its_numerator():
+    adamw = dataclasses.replace(WHOLE, optimizer="adamw", lr=0.01)
+    problem = posed(adamw)
+    method = SMU(mode="at_once", descent=NONE)
+    original, request = trained(method, problem)
+    before = untrained(problem)
+    whole, kept = summed(before, problem.sets.train), summed(before, request.retain)
+    parts = zip(before.parameters(), whole, kept, strict=True)
+    expected = [(p - 0.01 * k / (w.abs() + 1e-8 * 40)).detach() for p, w, k in parts]
+    assert_weights(method(original, request, seed=0).model, expected)
+
+
+def test_adamws_divisors_are_those_of_its_optimiser():
+    problem = posed(Descent(optimizer="adamw", lr=0.01, epochs=2, batch_size=8))
+    model, wanted = untrained(problem), [0.0, 0.0]
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01, (0.9, 0.999))
+    follow = Multipliers(model, 5)
+    for step in range(10):
+        batch = problem.sets.train.take(torch.arange(8) + 8 * (step % 5))
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch.x), batch.y).backward()
+        optimizer.step()
+        follow.after(0.01)
+        squares = optimizer.state[next(model.parameters())]["exp_avg_sq"]
+        wanted[step // 5] += 0.01 / ((squares / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+    torch.testing.assert_close([next(iter(sums.values())) for sums in follow.sums], wanted)
+
+
+def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="to spread over"):
         SMU(descent=NONE)
     problem = posed(WHOLE)

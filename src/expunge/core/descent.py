@@ -19,6 +19,9 @@ Objective = Callable[[Batch], Tensor]
 Mask = Mapping[str, Tensor]
 Adjust = Callable[[Mapping[str, Tensor]], None]
 
+ADAMW_SQUARES = 0.999  # AdamW's second beta: of its mean of squared gradients
+ADAMW_LEAST = 1e-8  # what its divisor has more than that mean's root
+
 
 class Diverged(RuntimeError):
     """The loss or the weights became NaN or infinite."""
@@ -234,8 +237,10 @@ def _optimizer(model: nn.Module, descent: Descent, *, folded: bool) -> torch.opt
     parameters = [p for p in model.parameters() if p.requires_grad]
     if descent.optimizer == "adamw":
         decay = 0.0 if folded else descent.weight_decay
-        betas = (descent.momentum, 0.999)
-        return torch.optim.AdamW(parameters, descent.lr, betas, weight_decay=decay, fused=True)
+        betas = (descent.momentum, ADAMW_SQUARES)
+        return torch.optim.AdamW(
+            parameters, descent.lr, betas, ADAMW_LEAST, weight_decay=decay, fused=True
+        )
     return torch.optim.SGD(
         parameters,
         descent.lr,

@@ -18,7 +18,10 @@ Departures from the paper:
        a record that may be in any batch. Momentum adds a gradient up to 1 / (1 - momentum)
        times, and so much is subtracted; what was still to come when training ended is
        subtracted too. Weight decay, which lets old gradients fade, is not reckoned with.
-    3. AdamW divides gradients by their size, so that nothing is a sum; it is refused.
+    3. AdamW divides gradients by their usual size, weight by weight. Where it trained, training
+       keeps what every weight's gradient was multiplied by, summed over each epoch's steps: the
+       record's part is then of the steps that were taken, in which it also bore on the divisor,
+       and so on what others added.
     4. The extra epoch has an optimiser of its own, at a constant learning rate, since the
        schedule of training has ended. `mode="at_once"` subtracts everything before it.
 """
@@ -33,13 +36,13 @@ from torch import Tensor, nn
 
 from expunge.core import notes, rng
 from expunge.core.cost import Cost
-from expunge.core.descent import Pass, descend, settle, train
+from expunge.core.descent import ADAMW_LEAST, ADAMW_SQUARES, Pass, descend, settle, teach
 from expunge.core.grads import mean_gradient
 from expunge.core.rng import generator
 from expunge.core.state import Norms
 from expunge.core.traces import affordable, given, part_of, size_of, state_of
 from expunge.method import Method, MethodCard, Search, Sizes
-from expunge.types import Data, Descent, Recipe, Refused, Request, Trace, steps_of
+from expunge.types import Data, Descent, Recipe, Request, Trace, steps_of
 
 
 def weights_of_epochs(descent: Descent, steps: int, records: int) -> list[float]:
@@ -62,21 +65,45 @@ def weights_of_epochs(descent: Descent, steps: int, records: int) -> list[float]
     return [sum(epoch) / scale for epoch in rates]
 
 
+class Multipliers:
+    """What AdamW multiplied every weight's gradients by, summed over the steps of each epoch.
+
+    It squares the gradients that the optimiser squares, and so has its divisors.
+
+    Attributes:
+        sums: By epoch and parameter, each (shape of the parameter,).
+    """
+
+    def __init__(self, model: nn.Module, steps: int) -> None:
+        """Follow a model.
+
+        Args:
+            model: In training; its gradients are read after each step.
+            steps: Of an epoch.
+        """
+        self.sums: list[dict[str, Tensor]] = []
+        self._weights = {k: p for k, p in model.named_parameters() if p.requires_grad}
+        self._squares = {k: torch.zeros_like(p) for k, p in self._weights.items()}
+        self._steps, self._done = steps, 0
+
+    @torch.no_grad()
+    def after(self, rate: float) -> None:
+        """Note a step that was taken at this rate."""
+        if self._done % self._steps == 0:
+            self.sums.append({k: torch.zeros_like(p) for k, p in self._weights.items()})
+        self._done += 1
+        unbiased = 1 - ADAMW_SQUARES**self._done
+        for name, p in self._weights.items():
+            if p.grad is not None:
+                squares = self._squares[name].lerp_(p.grad.square(), 1 - ADAMW_SQUARES)
+                self.sums[-1][name].add_(rate / ((squares / unbiased).sqrt_() + ADAMW_LEAST))
+
+
 @torch.no_grad()
 def move(model: nn.Module, by: Mapping[str, Tensor], times: float) -> None:
     """Add `times` what is given for each parameter, in place."""
     for name, p in model.named_parameters():
         p.add_(by[name], alpha=times)
-
-
-def sums(recipe: Recipe) -> None:
-    """Refuse a recipe whose weights are no sum of gradients."""
-    if recipe.descent.optimizer != "sgd":
-        raise Refused(
-            f"expected training by sgd, got {recipe.descent.optimizer}: smu subtracts gradients "
-            "from the sum that the weights are, and adamw divides them by their size; train by "
-            "sgd, or take 'amnesiac'"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,23 +145,31 @@ class SMU(Method):
             )
 
     def train(self, recipe: Recipe, data: Data, seed: int) -> tuple[nn.Module, Trace]:
-        sums(recipe)
-        with rng.fenced(rng.derive(seed, "weights")):  # as `train` draws them
-            before = recipe.fresh()
-        epochs = recipe.descent.epochs
-        affordable(
-            size_of(before) * epochs,
-            self.limit,
-            f"the weights before each of {epochs} epochs",
-            "train for fewer epochs, or a smaller network",
-        )
-        states = [state_of(before)]
-        model = train(recipe, data, seed, lambda copied, _: states.append(state_of(copied)))
-        kept = enumerate(states[:epochs])
-        return model, {f"{n}/{k}": v for n, state in kept for k, v in state.items()}
+        epochs, adaptive = recipe.descent.epochs, recipe.descent.optimizer == "adamw"
+        with rng.fenced(rng.derive(seed, "weights")):
+            model = recipe.fresh().to(data.y.device)
+            affordable(
+                size_of(model) * epochs * (1 + adaptive),
+                self.limit,
+                f"the weights before each of {epochs} epochs{', and their rates,' * adaptive}",
+                "train for fewer epochs, or a smaller network",
+            )
+            states = [state_of(model)]
+            rates = Multipliers(model, data.steps(recipe.descent.batch_size))
+            teach(
+                model,
+                recipe,
+                data,
+                generator(seed, "order"),
+                watch=lambda copied, _: states.append(state_of(copied)),
+                after=rates.after if adaptive else None,
+            )
+        kept = {f"{n}/{k}": v for n, state in enumerate(states[:epochs]) for k, v in state.items()}
+        for epoch, sums in enumerate(rates.sums):
+            kept |= {f"rates/{epoch}/{k}": v.cpu() for k, v in sums.items()}
+        return model.eval(), kept
 
     def unlearn(self, model: nn.Module, request: Request, seed: int) -> nn.Module:
-        sums(request.recipe)
         added = self._added(model, request, seed)
         steps = request.retain.steps(self.descent.batch_size) * self.descent.epochs
         share = self.scale / steps if self.mode == "spread" else 0.0
@@ -157,16 +192,21 @@ class SMU(Method):
         trace, recipe = given(request.trace, self.card.name), request.recipe
         records = len(request.retain) + len(request.forget)
         steps = steps_of(records, recipe.descent.batch_size)
-        weights = weights_of_epochs(recipe.descent, steps, records)
         then = copy.deepcopy(model)
         added = {k: torch.zeros_like(p) for k, p in model.named_parameters()}
+        if recipe.descent.optimizer == "adamw":
+            epochs = range(recipe.descent.epochs)
+            weights = [part_of(trace, f"rates/{epoch}") for epoch in epochs]
+        else:
+            weights = weights_of_epochs(recipe.descent, steps, records)
         for epoch, weight in enumerate(weights):
             then.load_state_dict(part_of(trace, str(epoch)))
             draws = generator(seed, "gradients", epoch)
             batches = recipe.ordered(request.forget, self.descent.batch_size, draws)
             gradient = mean_gradient(then, request.task, batches)
             for name, part in gradient.items():
-                added[name].sub_(part, alpha=weight * len(request.forget))
+                times = weight if isinstance(weight, float) else weight[name].to(part) / records
+                added[name].sub_(part * times, alpha=len(request.forget))
         size = sum(float(part.double().square().sum()) for part in added.values()) ** 0.5
         notes.add("norm of what is taken back", self.scale * size)
         return added
