@@ -27,7 +27,7 @@ Departures from the paper:
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -194,18 +194,18 @@ class SMU(Method):
         steps = steps_of(records, recipe.descent.batch_size)
         then = copy.deepcopy(model)
         added = {k: torch.zeros_like(p) for k, p in model.named_parameters()}
-        if recipe.descent.optimizer == "adamw":
-            epochs = range(recipe.descent.epochs)
-            weights = [part_of(trace, f"rates/{epoch}") for epoch in epochs]
-        else:
-            weights = weights_of_epochs(recipe.descent, steps, records)
+        weights: Sequence[float | Mapping[str, Tensor]] = (
+            [part_of(trace, f"rates/{epoch}") for epoch in range(recipe.descent.epochs)]
+            if recipe.descent.optimizer == "adamw"
+            else weights_of_epochs(recipe.descent, steps, records)
+        )
         for epoch, weight in enumerate(weights):
             then.load_state_dict(part_of(trace, str(epoch)))
             draws = generator(seed, "gradients", epoch)
             batches = recipe.ordered(request.forget, self.descent.batch_size, draws)
             gradient = mean_gradient(then, request.task, batches)
             for name, part in gradient.items():
-                times = weight if isinstance(weight, float) else weight[name].to(part) / records
+                times = weight[name].to(part) / records if isinstance(weight, Mapping) else weight
                 added[name].sub_(part * times, alpha=len(request.forget))
         size = sum(float(part.double().square().sum()) for part in added.values()) ** 0.5
         notes.add("norm of what is taken back", self.scale * size)
