@@ -114,6 +114,13 @@ def test_a_scale_is_always_the_same_records_with_their_ids(sets: Sets) -> None:
         small.train.read(torch.tensor([3])).x, sets.train.read(torch.tensor([place])).x
     )
     assert small.train.y.bincount().tolist() == [5, 5, 5, 5]
+    tested = thinned(sets, 0.4, 1.0)
+    assert torch.equal(tested.train.index, small.train.index)
+    assert tested.train.digest == small.train.digest
+    assert tested.test.digest == sets.test.digest
+    assert len(thinned(sets, 1.0, 0.4).train) == 50
+    with pytest.raises(ValueError, match=r"scale=0.001 leaves none of 40 test records"):
+        thinned(sets, 1.0, 0.001)
 
 
 def test_matching_gives_the_largest_set_of_the_same_proportions() -> None:

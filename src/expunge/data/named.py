@@ -33,14 +33,18 @@ class Named(Source):
     Attributes:
         root: Folder with `<name>/<split>-*.parquet`; left out, EXPUNGE_DATA, then the hub.
         scale: Share of the training and of the test records to keep, of every class alike.
+        scale_test: That of the test records, where it is another.
     """
 
     root: str | None = field(default=None, compare=False)  # where it lies is not what it is
     scale: float = 1.0
+    scale_test: float | None = later(None)
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale <= 1:
-            raise ValueError(f"expected scale in (0, 1], got {self.scale}")
+        for name in ("scale", "scale_test"):
+            asked = getattr(self, name)
+            if asked is not None and not 0 < asked <= 1:
+                raise ValueError(f"expected {name} in (0, 1], got {asked}")
 
     @property
     @abstractmethod  # until a set of the table gives its card
@@ -62,13 +66,12 @@ class Named(Source):
             cache.folder() / "data" / name,
             lambda: self.decode(*rows(self.card, where, self.columns())),
         )
-        return thinned(_sets(arrays), self.scale)
+        return thinned(_sets(arrays), self.scale, self.scale_test)
 
     def made_by(self) -> dict[str, Json]:
         """Return what of the settings has a bearing on what is kept on disk."""
-        what = plain(self)
-        del what["scale"]  # taken of what is kept, whole
-        return what
+        shares = ("scale", "scale_test")  # taken of what is kept, whole
+        return {name: value for name, value in plain(self).items() if name not in shares}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Images(Named):
     Attributes:
         root: Folder with `<name>/<split>-*.parquet`; left out, EXPUNGE_DATA, then the hub.
         scale: Share of the training and of the test records to keep, of every class alike.
+        scale_test: That of the test records, where it is another.
         side: Side of the square that images are brought to, in pixels; left out, the card's.
         label: Column that names the class; left out, the first of the card's.
     """
@@ -130,6 +134,7 @@ class Texts(Named):
     Attributes:
         root: Folder with `<name>/<split>-*.parquet`; left out, EXPUNGE_DATA, then the hub.
         scale: Share of the training and of the test records to keep, of every class alike.
+        scale_test: That of the test records, where it is another.
         features: Bins that words are hashed to.
         form: `hashed` counts words in bins; `tokens` numbers the first words in their order, 0
             for none and 1 for words that the vocabulary lacks; `bag` tells which of its words a
@@ -234,6 +239,7 @@ class Tokens(Named):
     Attributes:
         root: Folder with `<name>/<split>-*.parquet`; left out, EXPUNGE_DATA, then the hub.
         scale: Share of the training and of the test windows to keep.
+        scale_test: That of the test windows, where it is another.
         length: Words in a window, which is one record.
         vocabulary: Words that are told apart, the most frequent of all texts; the rest are one
             and the same. Left out, all.

@@ -61,21 +61,27 @@ def part(sets: Sets, share: float, seed: int) -> Sets:
     return among(sets, train)._replace(test=alone(sets.train, test))
 
 
-def thinned(sets: Sets, scale: float) -> Sets:
-    """Return `scale` of the training and of the test records, of every class alike.
+def thinned(sets: Sets, scale: float, scale_test: float | None = None) -> Sets:
+    """Return `scale` of the training records, of every class alike, and of the test records.
 
     The draw is always the same, so that a scale names one data set.
+
+    Args:
+        sets: Of records that count, test records among them.
+        scale: In (0, 1].
+        scale_test: Of the test records, where it is another.
 
     Raises:
         ValueError: When nothing would be left.
     """
-    if scale == 1:
+    scales = {"train": scale, "test": scale if scale_test is None else scale_test}
+    if set(scales.values()) == {1.0}:
         return sets
     rows = {}
     for name, data in (("train", sets.train), ("test", sets.test)):
-        count = round(scale * len(data))
+        count = round(scales[name] * len(data))
         if count == 0:
-            raise ValueError(f"scale={scale} leaves none of {len(data)} {name} records")
+            raise ValueError(f"scale={scales[name]} leaves none of {len(data)} {name} records")
         rows[name] = draw(data.y, count, generator(0, "scale", name))
     return among(sets, rows["train"])._replace(test=alone(sets.test, rows["test"]))
 
