@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.fisher import split
 from benchmarks.timing import Claim, interleaved, ratios
 from benchmarks.unlearning_cost import pictures
+from expunge.core import lbfgs, owlqn
 from expunge.core.grads import absolute_gradients
 from expunge.core.masked import Masked, Target
-from expunge.core.owlqn import Limits, minimise
+from expunge.core.owlqn import Limits
 from expunge.data.tensors import TensorData
 from expunge.methods.forsaken import Forsaken
 from expunge.models.mlp import MLP
@@ -110,7 +112,7 @@ def times() -> list[Claim]:
     ]
 
 
-def vectors() -> float:
+def vectors(minimise: Callable[..., str]) -> float:
     """Return the peak memory of one minimisation, in rows of as many numbers as weights.
 
     The network has several layers alike: the gradient of one is held while it goes back.
@@ -132,7 +134,7 @@ def vectors() -> float:
         masked.target = Target(torch.full((1, 10), 0.1).log(), None)
         change, weights = masked.nothing(), masked.nothing().add_(1e-6)
         best = change.clone()
-        limits = Limits(HISTORY + 4, 100, 0.0, 0.0)
+        limits = Limits(HISTORY + 4, 1_000, 0.0, 0.0)
         minimise(masked.smooth, change, weights, limits, history=HISTORY)
         best.copy_(change)
     assert told.profiler is not None
@@ -146,16 +148,20 @@ def vectors() -> float:
     return max(itertools.accumulate(size for _, size in events)) / (4 * numbers)
 
 
-def memory() -> Claim:
+def memory() -> list[Claim]:
     """Measure by what is allocated: what a process holds depends on what was freed before."""
-    return Claim(
-        what="memory of one mask, in rows of as many numbers as the network has weights",
-        ratios=[vectors()],
-        target=2 * HISTORY + 8 + 0.5,
-        at_least=False,
-        note=f"history {HISTORY}: two rows for each pair, and 8; the half is a layer's gradient "
-        "and what is worked on at once",
-    )
+    note = f"history {HISTORY}: two rows for each pair, and 8; the half is a layer's gradient "
+    profiles = {"robust": owlqn.minimise, "paper": lbfgs.minimise}
+    return [
+        Claim(
+            what=f"memory of one mask, profile {name}, in rows of as many numbers as weights",
+            ratios=[vectors(minimise)],
+            target=2 * HISTORY + 8 + 0.5,
+            at_least=False,
+            note=note + "and what is worked on at once",
+        )
+        for name, minimise in profiles.items()
+    ]
 
 
 def claims() -> list[Claim]:
@@ -164,5 +170,5 @@ def claims() -> list[Claim]:
         omega("mlp 784-128-10", MLP(), (784,)),
         omega("resnet18 width 16", ResNet(width=16), (3, 32, 32)),
         *times(),
-        memory(),
+        *memory(),
     ]

@@ -135,11 +135,13 @@ def unlearn(
     return chosen(_network(model, problem), request, seed=seed, meter=meter)
 
 
-def mask(original: nn.Module, unlearned: nn.Module | Outcome, method: Named | Method = "") -> Mask:
+def mask(
+    original: nn.Module | Any, unlearned: nn.Module | Outcome | Any, method: Named | Method = ""
+) -> Mask:
     """Return what unlearning took from each weight: it can be saved, shown, sent and applied.
 
     Args:
-        original: The model before.
+        original: The model before; an estimator of scikit-learn's is taken as the network it is.
         unlearned: The model after.
         method: What made the one of the other.
 
@@ -147,6 +149,7 @@ def mask(original: nn.Module, unlearned: nn.Module | Outcome, method: Named | Me
         Refused: Where they differ in more than their parameters, as in BatchNorm's statistics.
     """
     after = unlearned.model if isinstance(unlearned, Outcome) else unlearned
+    original, after = (from_sklearn(m)[0] if is_estimator(m) else m for m in (original, after))
     name = method if isinstance(method, str) else _built(registry.methods, method).card.name
     try:
         return Mask.between(original, after, name)

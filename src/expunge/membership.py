@@ -38,11 +38,11 @@ def membership(
         arrays: What else to keep.
 
     Raises:
-        ValueError: For fewer than two records on a side, or scores that are not numbers.
+        Refused: For fewer than two records on a side, or scores that are not numbers.
     """
     for name, scores in (("forget", inside), ("never-trained", outside)):
         if bool(scores.isnan().any()):
-            raise ValueError(
+            raise Refused(
                 f"{int(scores.isnan().sum())} of {len(scores)} {name} records have no score; the "
                 "model's answers or its shadows' are probably not finite"
             )
@@ -71,15 +71,15 @@ def check_folds(case: Case, folds: int, name: str) -> None:
 
     Args:
         case: Which records there are.
-        folds: Each takes two records of either side.
+        folds: Each takes two records of either side; 1 where nothing is fitted.
         name: Of the audit that asks.
     """
     forget, others = case.request.forget, case.nonmembers
     if min(len(forget), len(others)) < 2 * folds:
+        folded, lower = (f" with {folds} folds", "lower `folds`, ") if folds > 1 else ("", "")
         raise Refused(
-            f"{name} with {folds} folds needs {2 * folds} records on each side, got "
-            f"{len(forget)} to forget and {len(others)} never trained on; lower `folds` or hold "
-            "more records out"
+            f"{name}{folded} needs {2 * folds} records on each side, got {len(forget)} to forget "
+            f"and {len(others)} never trained on; {lower}forget more records or hold more out"
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from expunge.core import descent, notes, rng, state
 from expunge.core.cost import Cost, Meter, metered
 from expunge.core.descent import Diverged as Diverged
-from expunge.types import Batch, Card, Data, Json, Recipe, Request, Settings, Task, Trace
+from expunge.types import Batch, Card, Data, Json, Recipe, Refused, Request, Settings, Task, Trace
 from expunge.types import Preset as Preset
 
 Need = Literal["original", "retain", "forget", "val", "nonmembers", "trace"]
@@ -210,7 +210,8 @@ class Method(Settings, ABC):
 
         Raises:
             Diverged: If the result is not finite.
-            ValueError: If model, task or records do not fit the method.
+            Refused: If model, task or records do not fit the method.
+            ValueError: If the model, or the result, is of another shape than `fresh` builds.
         """
         with rng.fenced(seed):
             shape = self.fresh(request.recipe).state_dict().keys()
@@ -241,13 +242,13 @@ class Method(Settings, ABC):
         """Refuse, before any work, a task or a network that it or a part of it is not for.
 
         Raises:
-            ValueError: In one sentence.
+            Refused: In one sentence.
         """
         name, tasks = self.card.name, self.card.tasks
         if task.card.name not in tasks:
-            raise ValueError(f"{name} is not for {task.card.name}, but for {', '.join(tasks)}")
+            raise Refused(f"{name} is not for {task.card.name}, but for {', '.join(tasks)}")
         if "convolution" in self.card.layers and not state.convolves(model):
-            raise ValueError(
+            raise Refused(
                 f"{name} is for networks with two-dimensional convolutions, but a "
                 f"{type(model).__name__} was given that has none; take 'convnet' or 'resnet', or "
                 "another method"
@@ -255,7 +256,7 @@ class Method(Settings, ABC):
         for part in self.parts:
             own = [k for k in ("train", "fresh") if getattr(type(part), k) is not vars(Method)[k]]
             if own:
-                raise ValueError(
+                raise Refused(
                     f"{part.card.name} cannot be part of {name}: it works on networks that it "
                     "trains in its own way; use it alone"
                 )

@@ -30,9 +30,11 @@ class Pool:
     Attributes:
         data: In an order that does not depend on what is to be forgotten, so that all forget
             sets of a data set share the shadows.
+        planted: How many at its end are held-out records of a kind that was planted.
     """
 
     data: Data
+    planted: int = 0
 
     def __len__(self) -> int:
         return len(self.data)

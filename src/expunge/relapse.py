@@ -80,8 +80,7 @@ def look(network: nn.Module, data: Data, task: Task, seed: int) -> tuple[float, 
     loss = float(subject.score(data, task, task.losses, seed).double().mean())
     if task.card.name in UNLABELLED:
         return loss, float("nan")
-    said, y = subject.said(data, task)
-    return loss, float((said == y).double().mean())
+    return loss, float(subject.right(data, task).mean())
 
 
 def relapse(

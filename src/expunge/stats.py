@@ -11,6 +11,8 @@ from scipy.stats import norm as gauss
 from scipy.stats import t as student
 from torch import Tensor
 
+from expunge.types import Refused
+
 Members = Float[Tensor, "*batch m"]
 Scores = Float[Tensor, "*batch n"]
 Summary = Callable[..., Mapping[str, Tensor]]
@@ -178,10 +180,10 @@ def balanced_accuracy(
     Two-fold: the threshold for every second record is chosen on the others.
 
     Raises:
-        ValueError: For fewer than two records in a group.
+        Refused: For fewer than two records in a group.
     """
     if min(len(members), len(nonmembers)) < 2:
-        raise ValueError(
+        raise Refused(
             "expected at least 2 members and 2 non-members, so that a threshold is chosen on "
             f"others than it is tried on; got {len(members)} and {len(nonmembers)}"
         )

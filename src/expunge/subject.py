@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from expunge.core.cost import Cost
+from expunge.core.losses import PADDING
 from expunge.core.rng import generator
 from expunge.core.state import finite, mode
 from expunge.types import Data, Inputs, Json, Task, fingerprints
@@ -99,6 +100,25 @@ class Subject(ABC):
             return self.score(data, task, lambda out, _: out.argmax(-1), 0, size), data.y.cpu()
         parts = [self.labels(batch.x).cpu() for batch in data.batches(size)]
         return torch.cat(parts), data.y.cpu()
+
+    def right(self, data: Data, task: Task) -> Tensor:
+        """Return how much of every record the model is right about, in [0, 1], on the CPU.
+
+        That is 0 or 1 of one label. Of a sequence it is the share of the places that are asked
+        for: the others are told by PADDING.
+
+        Raises:
+            Refused: For a record of which nothing is asked for.
+        """
+        said, y = (part.reshape(len(data), -1) for part in self.said(data, task))
+        asked = y != PADDING
+        counts = asked.sum(1)
+        if not bool(counts.all()):
+            raise Refused(
+                f"no place of {int((counts == 0).sum())} of {len(data)} records is asked for: all "
+                f"their answers are {PADDING}; leave such records out"
+            )
+        return ((said == y) & asked).sum(1).double() / counts
 
     def _answers(self, data: Data, task: Task, seed: int, size: int) -> Iterator[Answers]:
         """Yield outputs and right answers; several audits ask the same of a classifier."""

@@ -291,7 +291,7 @@ class Augment(Settings):
         if not self.crop and not self.flip:
             return x
         if isinstance(x, dict) or x.dim() != 4:
-            raise ValueError(
+            raise Refused(
                 "crop and flip are for images of shape (n, channels, height, width); "
                 "leave `augment` out for other records"
             )
@@ -359,10 +359,10 @@ class Task(Settings, ABC):
             chance: Uniform in [0, 1), one number for each of `y`.
 
         Raises:
-            ValueError: Where outputs stand for no distribution.
+            Refused: Where outputs stand for no distribution.
         """
         del outputs, y, chance
-        raise ValueError(
+        raise Refused(
             f"the outputs of {self.card.name} stand for no distribution to draw answers from; "
             "use the empirical Fisher"
         )
@@ -371,10 +371,10 @@ class Task(Settings, ABC):
         """Yield all answers there are, each with its probability for each record.
 
         Raises:
-            ValueError: Where they are too many to go through.
+            Refused: Where they are too many to go through.
         """
         del outputs, y
-        raise ValueError(
+        raise Refused(
             f"{self.card.name} has too many answers to go through them all; draw them "
             "instead, by the Monte-Carlo Fisher"
         )
@@ -433,7 +433,7 @@ class Start:
 
         Raises:
             RuntimeError: While the weights have not been made.
-            ValueError: Where less than half of the network's weights would be loaded.
+            Refused: Where less than half of the network's weights would be loaded.
         """
         if self.tensors is None:
             raise RuntimeError("pretraining has not run yet; train through the engine's stages")
@@ -441,7 +441,7 @@ class Start:
         fits = {k: v for k, v in self.tensors.items() if k in state and state[k].shape == v.shape}
         loaded, whole = (sum(v.numel() for v in part.values()) for part in (fits, state))
         if 2 * loaded < whole:
-            raise ValueError(
+            raise Refused(
                 f"only {loaded} of the network's {whole} numbers are in the weights to start "
                 "from; they are probably of another architecture"
             )

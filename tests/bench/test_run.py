@@ -229,6 +229,70 @@ def test_an_audit_that_one_model_cannot_be_asked_is_left_out_and_told(tmp_path: 
     assert "unasked" not in second["notes"]
 
 
+@pytest.mark.parametrize(
+    ("model", "method", "said"),
+    [
+        ("mlp", {"name": "eu_k", "k": 9}, "expected k to be at most 2, got 9"),
+        ("mlp", {"name": "cf_k", "k": 9}, "expected k to be at most 2, got 9"),
+        ("mlp", {"name": "orthogonal_replay", "layers": ["nope"]}, "unknown layer 'nope'"),
+        ("mlp", {"name": "divergence", "descent": {"batch_size": 1}}, "at least 2 values of each"),
+        ("mlp", {"name": "salun", "avoid": "forgotten"}, "leaves no class to give"),
+        ("linear", {"name": "orthogonal_replay"}, "before its last layer, but it has none"),
+    ],
+)
+def test_a_method_that_does_not_fit_is_recorded_and_the_grid_goes_on(
+    model: str, method: Json, said: str, tmp_path: Path
+) -> None:
+    models = [{"name": "mlp", "hidden": [8]} if model == "mlp" else {"name": model}]
+    kinds(tmp_path, spec(models=models, methods=[method, {"name": "finetune"}]))
+    first, second = stable(tmp_path / "out")
+    assert (first["status"], second["status"]) == ("failed", "done")
+    assert said in first["error"]["message"]
+
+
+def test_a_layer_that_one_of_the_networks_lacks_leaves_the_audit_out_there(tmp_path: Path) -> None:
+    inside = {"name": "pseudo_convergence", "layer": "3", "records": 40, "relearn": {"epochs": 1}}
+    audits, sisa = [{"name": "accuracy"}, inside], {"name": "sisa", "shards": 2, "slices": 2}
+    kinds(tmp_path, spec(methods=[sisa, {"name": "finetune"}], audits=audits))
+    first, second = stable(tmp_path / "out")
+    assert "unknown layer '3' of a Voting" in first["notes"]["unasked"]["pseudo_convergence"]
+    assert [found["audit"] for found in first["findings"]] == ["accuracy"]
+    assert [found["audit"] for found in second["findings"]] == ["accuracy", "pseudo_convergence"]
+
+
+@pytest.mark.parametrize(
+    ("change", "audit", "said"),
+    [
+        ({}, {"name": "pseudo_convergence", "layer": "nope"}, "unknown layer 'nope'"),
+        ({"models": [{"name": "linear"}]}, {"name": "pseudo_convergence"}, "but it has none"),
+        ({"forget": [{"name": "random", "count": 1}]}, {"name": "lira"}, "2 records on each side"),
+        ({"forget": [{"name": "random", "count": 1}]}, {"name": "rmia"}, "2 records on each side"),
+    ],
+)
+def test_an_audit_that_no_model_can_be_asked_is_refused_before_any_work(
+    change: Json, audit: Json, said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        run.expand(spec(**change, audits=[audit]))
+
+
+def test_one_forgotten_record_is_asked_about(tmp_path: Path) -> None:
+    inside = {"name": "pseudo_convergence", "records": 40, "relearn": {"epochs": 1}, "plane": 20}
+    audits = [{"name": "relearn_time", "records": 40, "descent": {"epochs": 1}}, inside]
+    kinds(tmp_path, spec(forget=[{"name": "random", "count": 1}], audits=audits, retrained=3))
+    for record in stable(tmp_path / "out"):
+        assert record["status"] == "done"
+        assert len(record["findings"]) == 2
+        assert "unasked" not in record["notes"]
+
+
+def test_shadows_that_cannot_be_trained_do_not_end_the_grid(tmp_path: Path) -> None:
+    lone = {"descent": {"lr": 0.05, "epochs": 1, "batch_size": 1}}  # no spread for BatchNorm
+    shadowed = {"name": "lira", "shadows": 4}
+    kinds(tmp_path, spec(training=lone, audits=[{"name": "accuracy"}, shadowed]))
+    assert [record["status"] for record in stable(tmp_path / "out")] == ["failed"] * 2
+
+
 def test_a_record_holds_what_its_method_noted(tmp_path: Path) -> None:
     noise = {"name": "fisher_forgetting", "alpha": 1e9}
     kinds(tmp_path, spec(methods=[noise, {"name": "finetune"}]))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from expunge import registry
+from expunge.audits.population import Population
 from expunge.bench import run
 from expunge.bench.plan import plan
 from expunge.bench.run import Event
@@ -22,7 +23,7 @@ from expunge.core.descent import Pass, descend
 from expunge.core.rng import generator
 from expunge.core.state import convolves
 from expunge.method import Method
-from expunge.types import Descent, Json
+from expunge.types import Descent, Json, Refused
 
 TABLE = {
     "name": "toy",
@@ -112,6 +113,27 @@ def test_a_method_that_diverges_has_the_curve_until_then(tmp_path: Path) -> None
     assert record["status"] == "diverged"
     assert record["curve"]["epoch"][0] == 0
     json.dumps(record, allow_nan=False)
+
+
+def test_an_audit_that_cannot_be_asked_of_a_round_is_no_refusal_of_the_method(
+    tmp_path: Path, monkeypatch
+) -> None:
+    asked, times = Population.ask, []
+
+    def third_refused(self, subject, case, seed):
+        times.append(seed)
+        if len(times) == 3:
+            raise Refused("not this one")
+        return asked(self, subject, case, seed)
+
+    monkeypatch.setattr(Population, "ask", third_refused)
+    population = {"name": "population"}
+    tuned = {"name": "finetune", "descent": {"epochs": 3}}
+    (record,), _ = ran(tmp_path, spec(trace={"audits": [population]}, methods=[tuned]))
+    assert record["status"] == "done"
+    curve = record["curve"]["population"]["auc"]
+    assert len(curve) == 4
+    assert [number is None for number in curve] == [False, False, True, False]
 
 
 def test_an_original_that_diverges_has_no_curve(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import Call, about, contents
 
@@ -57,9 +57,36 @@ def test_other_weights_are_refused_unless_asked_for(call: Call, here: Path) -> N
     assert (here / "b.safetensors").is_file()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_original_may_be_kept_in_another_precision(
+    call: Call, here: Path, dtype: torch.dtype
+) -> None:
+    original = load_file(here / "original.safetensors")
+    kept = {k: v.to(dtype) if v.is_floating_point() else v for k, v in original.items()}
+    save_file(kept, here / "kept.safetensors")
+    assert unlearn(call, checkpoint="kept.safetensors").code == 0
+    arguments = ["mask", "m.safetensors", "--checkpoint", "kept.safetensors"]
+    done = call(*arguments, "--out", "a.safetensors")
+    assert done.code == 0, done.err
+    assert call(*arguments, "--anyway", "--out", "b.safetensors").code == 0
+    expected = load_file(here / "u.safetensors")
+    for name in ("a", "b"):
+        found = load_file(here / f"{name}.safetensors")
+        assert found.keys() == expected.keys()
+        for key, part in expected.items():
+            torch.testing.assert_close(found[key], part, rtol=1e-6, atol=1e-7, msg=key)
+
+
+def test_without_a_name_the_unlearned_model_has_the_usual_one(call: Call, here: Path) -> None:
+    unlearn(call)
+    assert call("mask", "m.safetensors", "--checkpoint", "original.safetensors").code == 0
+    assert (here / "unlearned.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["m.safetensors", "--out", "x.safetensors"], "without --checkpoint there is no original"),
         (["gone.safetensors"], "there is no mask at gone.safetensors"),
         (["original.safetensors"], "not a mask: probably a model's weights"),
         (["ids.txt"], "not a safetensors file"),

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
+from expunge import api
 from expunge.core.view import View
+from expunge.data.objects import from_dataset
 from expunge.data.streams import StreamData
 from expunge.data.tensors import TensorData
 from expunge.types import Data, each
@@ -188,6 +191,28 @@ def test_no_records_still_have_a_shape(data: Data) -> None:
     assert empty.shape == (3, 6, 5)
     assert empty.y.shape == (0,)
     assert len(empty.digest) == 64
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["ant", np.str_("ant"), np.array("ant", object)], ids=repr)
+def test_classes_by_name_are_refused_with_where_names_go(name: Any, *, stream: bool) -> None:
+    pairs = [(torch.zeros(2), name)] * 4
+    message = "got .*ant.* number the classes from 0 and give their names, .* as `classes` of"
+    with pytest.raises(ValueError, match=message):
+        api.problem(from_dataset(pairs, stream=stream), "linear", ["0"])
+    if not stream:
+        with pytest.raises(ValueError, match=message):
+            api.problem(pairs, "linear", ["0"])
+    numbered = from_dataset([(x, 0) for x, _ in pairs], classes=("ant",), stream=stream)
+    assert numbered.classes == ("ant",)
+
+
+def test_texts_are_refused_and_other_mistakes_left_as_they_are() -> None:
+    for text in ("some words", ["some", "words"], np.array(["some", "words"])):
+        with pytest.raises(ValueError, match="where it is a text, give the numbers of its tokens"):
+            StreamData([(text, 0)]).read(torch.tensor([0]))
+    with pytest.raises(ValueError, match="expected sequence of length"):
+        StreamData([([[1, 2], [3]], 0)]).read(torch.tensor([0]))
 
 
 def test_lengths_that_differ_are_refused() -> None:

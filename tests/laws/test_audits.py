@@ -1,5 +1,6 @@
 """Laws every audit obeys; a new one is tested by existing."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -89,6 +90,14 @@ def test_it_runs_without_retrained_models_and_says_what_cannot_be_concluded(audi
     assert finding.gap is None
     assert finding.verdict in ("leaks", "cannot tell", "measured")
     assert "conclude" in str(finding) or "proves nothing" in str(finding)
+
+
+@each_audit
+def test_of_one_forgotten_record_it_tells_or_is_refused(audit, case):
+    request = dataclasses.replace(case.request, forget=case.request.forget.select(torch.arange(1)))
+    lab = Lab(request=request, test=case.test, seed=5, unlearn=case.lab.unlearn)
+    with contextlib.suppress(Refused):
+        audit(dataclasses.replace(case, request=request, lab=lab), seed=0)
 
 
 @each_audit

@@ -1,5 +1,6 @@
 """Laws every method obeys; a new one is tested by existing."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -15,7 +16,7 @@ from expunge.config import build, key, plain
 from expunge.core import notes
 from expunge.core.state import convolves
 from expunge.method import Method, MethodCard, NotGranted, Sizes
-from expunge.types import Request, Trace
+from expunge.types import Refused, Request, Trace
 
 
 def toy(name: str, cls: type[Method]) -> Method:
@@ -69,6 +70,24 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone(method, pose
     assert torch.equal(state, torch.get_rng_state())
     torch.rand(7)
     assert same(first, method(original, request, seed=3).model)
+
+
+@each_method
+def test_one_forgotten_record_is_forgotten_or_the_method_refuses(method, posed):
+    original, request = prepare(method, posed)
+    one = dataclasses.replace(request, forget=request.forget.select(torch.arange(1)))
+    with contextlib.suppress(Refused):
+        method(original, one, seed=0)
+
+
+@each_method
+def test_a_network_of_one_layer_unlearns_or_the_method_refuses(method, made):
+    whole = made["classification"].problem
+    recipe = dataclasses.replace(whole.recipe, model=registry.models.build({"name": "linear"}))
+    request = dataclasses.replace(whole.request, recipe=recipe)
+    with contextlib.suppress(Refused):
+        original, trace = method.train(recipe, whole.sets.train, 0)
+        method(original, dataclasses.replace(request, trace=trace), seed=0)
 
 
 @each_method

@@ -15,18 +15,20 @@ from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
 from expunge import api
+from expunge.core.grads import mean_gradient
 from expunge.data.tensors import TensorData
 from expunge.models.convnet import ConvNet
 from expunge.models.linear import Linear
 from expunge.models.sklearn_models import from_sklearn, is_estimator, to_sklearn
 from expunge.models.svm import SVM
+from expunge.tasks.categorical import SURE, Classification
 from expunge.types import Sets
 
 MADE = {
     "logistic": lambda: LogisticRegression(C=0.1),
     "svc": lambda: LinearSVC(C=0.1),
     "svc without intercept": lambda: LinearSVC(C=0.1, fit_intercept=False),
-    "crammer": lambda: LinearSVC(C=0.1, multi_class="crammer_singer", max_iter=50_000),
+    "svc plain": lambda: LinearSVC(C=0.1, loss="hinge", max_iter=50_000),
     "sgd hinge": lambda: SGDClassifier(random_state=0),
     "sgd squared": lambda: SGDClassifier(
         loss="squared_hinge",
@@ -118,6 +120,61 @@ def test_an_estimator_decides_as_its_network(name: str, classes: int) -> None:
 
 @every
 @counts
+def test_controls_are_trained_by_the_loss_of_the_estimator(name: str, classes: int) -> None:
+    estimator, x, y = fitted(name, classes)
+    model, architecture = from_sklearn(estimator)
+    task = architecture.adapt(Classification(classes=classes))
+    found = task.training_losses(torch.tensor(outputs(model, x)), torch.from_numpy(y)).numpy()
+    decided = estimator.decision_function(x)
+    if classes == 2:
+        decided = np.stack([-decided, decided], 1)
+    margins = np.where(y[:, None] == np.arange(classes), decided, -decided)
+    classifier = estimator[-1] if hasattr(estimator, "steps") else estimator
+    if getattr(classifier, "loss", None) == "hinge":
+        expected = np.maximum(0, 1 - margins).sum(1)
+    elif getattr(classifier, "loss", None) == "squared_hinge":
+        expected = (np.maximum(0, 1 - margins) ** 2).sum(1)
+    elif name == "sgd logistic" and classes > 2:
+        each = np.logaddexp(0, -margins)  # this estimator's margins are in the hundreds
+        wrong = (margins != decided) & (each > -np.log(SURE))
+        expected = np.where(wrong, -np.log(SURE), each).sum(1)
+    elif classes == 2:
+        expected = np.logaddexp(0, -margins[np.arange(len(y)), y])
+    else:
+        expected = -estimator.predict_log_proba(x)[np.arange(len(y)), y]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
+def test_sigmoids_that_are_sure_have_losses_and_gradients() -> None:
+    task = Linear(one_vs_rest=True).adapt(Classification(classes=2))
+    for z in (0.0, 20.0, -20.0, 40.0, 200.0, -200.0):
+        logits = torch.tensor([[z, -z]], requires_grad=True)
+        for answer in (0, 1):
+            loss = task.training_losses(nn.functional.logsigmoid(logits), torch.tensor([answer]))
+            (slope,) = torch.autograd.grad(loss.sum(), logits)
+            sign = 1.0 if answer == 0 else -1.0
+            assert bool(slope.isfinite().all())
+            if abs(z) > 40:
+                continue
+            exact = 2 * np.logaddexp(0, -sign * z)
+            assert float(loss.detach()) == pytest.approx(exact, rel=1e-4, abs=1e-7)
+            expected = -2 * sign / (1 + np.exp(sign * z))
+            assert float(slope[0, 0] - slope[0, 1]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_penalty_of_two_logistic_classes_is_twice_the_decay() -> None:
+    x, y = records(2)
+    estimator = LogisticRegression(C=0.1, tol=1e-10, max_iter=10_000).fit(x, y)
+    model, architecture = from_sklearn(estimator)
+    data = TensorData(torch.from_numpy(x), torch.from_numpy(y))
+    task = architecture.adapt(Classification(classes=2))
+    slope = mean_gradient(model, task, data.batches(50))
+    weight, decay = model.get_submodule("2").weight.detach(), 2 / (0.1 * len(y))
+    torch.testing.assert_close(slope["2.weight"], -decay * weight, rtol=1e-3, atol=1e-5)
+
+
+@every
+@counts
 def test_there_and_back_is_the_same_but_for_rounding(name: str, classes: int) -> None:
     estimator, _, _ = fitted(name, classes)
     back = to_sklearn(from_sklearn(estimator)[0], like=estimator)
@@ -165,7 +222,7 @@ def test_sparse_coefficients_are_taken_as_they_are() -> None:
     assert np.array_equal(margins(from_sklearn(estimator.sparsify())[0], x), dense)
 
 
-@pytest.mark.parametrize("name", ["scaled logistic", "svc", "sgd logistic"])
+@pytest.mark.parametrize("name", ["scaled logistic", "svc", "svc plain", "sgd logistic"])
 @counts
 def test_an_estimator_is_unlearned_from_and_audited(name: str, classes: int) -> None:
     estimator, x, y = fitted(name, classes)
@@ -178,11 +235,16 @@ def test_an_estimator_is_unlearned_from_and_audited(name: str, classes: int) -> 
     outcome = api.unlearn(estimator, problem, method)
     findings = api.audit(problem, estimator, outcome, audits=["accuracy"])
     again = to_sklearn(outcome.model, like=estimator)
-    agree(again, outcome.model, x, hinge=name == "svc")
+    agree(again, outcome.model, x, hinge="svc" in name)
     right = (again.predict(x[:3]) == y[:3]).mean()
     assert findings[0].unlearned.values["forget"] == pytest.approx(right)
     same = api.audit(problem, estimator, again, audits=["accuracy"])
     assert same[0].unlearned.values == findings[0].unlearned.values
+    for after in (outcome, outcome.model, again):
+        mask = api.mask(estimator, after, method)
+        assert mask.whole().nonzeros > 0
+        applied = mask.apply(from_sklearn(estimator)[0])
+        np.testing.assert_allclose(outputs(applied, x), outputs(from_sklearn(again)[0], x), 1e-4)
 
 
 def test_classes_and_features_of_other_records_are_refused() -> None:
@@ -206,6 +268,10 @@ def test_classes_and_features_of_other_records_are_refused() -> None:
     [
         (SVC(), "a SVC has no weights .* LinearSVC"),
         (SVC(kernel="linear"), "a SVC has no weights"),
+        (
+            LinearSVC(multi_class="crammer_singer", max_iter=50_000),
+            "one hinge over all classes .* fit it with",
+        ),
         (RandomForestClassifier(), "got RandomForestClassifier; only linear classifiers"),
         (SGDClassifier(loss="modified_huber"), "log_loss, hinge, squared_hinge, got .*huber"),
         (make_pipeline(MinMaxScaler(), LinearSVC()), "one of MinMaxScaler, LinearSVC"),

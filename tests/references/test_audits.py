@@ -17,9 +17,12 @@ from expunge.audits.loss_attack import LossAttack, attack
 from expunge.audits.output_divergence import OutputDivergence
 from expunge.audits.weight_distance import WeightDistance
 from expunge.core.cost import Cost
+from expunge.core.losses import PADDING
 from expunge.core.rng import generator
+from expunge.data.tensors import TensorData
 from expunge.stats import by_class, confusion
 from expunge.subject import Refused, Served, WhiteBox
+from expunge.tasks.categorical import NextToken
 from expunge.types import Data
 from expunge.verdict import decide
 
@@ -306,3 +309,18 @@ def test_a_gap_is_the_difference_of_headlines_on_the_same_records():
     gap = contrast(one, (other, other))
     assert gap.value == pytest.approx(1)
     assert gap.low == pytest.approx(1)
+
+
+def test_places_that_are_not_asked_for_are_neither_right_nor_wrong():
+    class Echo(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.one_hot(x, 5).float()
+
+    x = torch.tensor([[1, 2, 3], [4, 0, 1], [2, 2, 2]])
+    y = torch.tensor([[PADDING, 2, PADDING], [4, 1, 1], [PADDING, 3, 3]])
+    task = NextToken(classes=5)
+    found = WhiteBox(Echo()).right(TensorData(x, y), task)
+    assert found.tolist() == pytest.approx([1.0, 2 / 3, 0.0])
+    nothing = TensorData(x, torch.full_like(y, PADDING))
+    with pytest.raises(Refused, match="no place of 3 of 3 records is asked for"):
+        WhiteBox(Echo()).right(nothing, task)

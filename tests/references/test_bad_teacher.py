@@ -12,7 +12,7 @@ from expunge.core.rng import derive, fenced, generator
 from expunge.data.tensors import TensorData
 from expunge.method import Sizes
 from expunge.methods.bad_teacher import BadTeacher, lessons
-from expunge.types import Descent, Start
+from expunge.types import Descent, Refused, Start
 
 LR = 0.3
 
@@ -158,5 +158,5 @@ def test_bad_input_is_refused(blobs):
             BadTeacher(**settings)
     nothing = blobs.request.retain.select(torch.arange(0))
     request = dataclasses.replace(blobs.request, retain=nothing)
-    with pytest.raises(ValueError, match="retained records for the original to teach, got none"):
+    with pytest.raises(Refused, match="retained records for the original to teach, got none"):
         BadTeacher()(blobs.original, request, seed=0)

@@ -217,9 +217,9 @@ def test_features_no_attacker_can_learn_from_are_refused():
     member = torch.arange(20) < 10
     broken = torch.zeros(20, 2)
     broken[3] = torch.nan
-    with pytest.raises(ValueError, match="1 of 20 records have features that are not finite"):
+    with pytest.raises(Refused, match="1 of 20 records have features that are not finite"):
         learned_scores(broken, member, "svc", 5, 0)
-    with pytest.raises(ValueError, match="got 20 and 0"):
+    with pytest.raises(Refused, match="got 20 and 0"):
         learned_scores(torch.zeros(20, 2), torch.ones(20, dtype=torch.bool), "svc", 5, 0)
 
 
@@ -299,7 +299,7 @@ def test_population_refuses_what_it_cannot_answer(case):
         Population(attacker="svc", folds=15)(case, seed=0)
     broken = nn.Linear(6, 6)
     nn.init.constant_(broken.weight, torch.nan)
-    with pytest.raises(ValueError, match="is not finite, probably since"):
+    with pytest.raises(Refused, match="is not finite, probably since"):
         Population().ask(WhiteBox(broken), case, 0)
 
 
@@ -461,7 +461,7 @@ def test_label_only_refuses_what_it_cannot_answer(case, made):
     assert 0 <= LabelOnly(queries=2).ask(WhiteBox(masked), case, 0).headline <= 1
     x, y, _ = whole(case.test)
     x[0, 0] = torch.inf
-    with pytest.raises(ValueError, match="values that are not finite"):
+    with pytest.raises(Refused, match="values that are not finite"):
         Spread.of(TensorData(x, y))
 
 
@@ -570,7 +570,7 @@ def test_update_difference_tells_and_does_not_decide(case):
         UpdateDifference(folds=15)(case, seed=0)
     broken = nn.Linear(6, 6)
     nn.init.constant_(broken.weight, torch.nan)
-    with pytest.raises(ValueError, match="features that are not finite"):
+    with pytest.raises(Refused, match="features that are not finite"):
         UpdateDifference().ask(WhiteBox(broken), case, 0)
 
 

@@ -18,7 +18,7 @@ from expunge.method import Sizes
 from expunge.methods.boundary_expand import BoundaryExpand
 from expunge.methods.boundary_shrink import BoundaryShrink, nearest_wrong
 from expunge.tasks.categorical import Classification
-from expunge.types import Descent
+from expunge.types import Descent, Refused
 
 LR, CLASSES = 0.3, 4
 ONE = Descent(lr=LR, epochs=1, batch_size=10_000)
@@ -142,7 +142,7 @@ def test_images_stay_within_pixels_and_other_records_do_not():
 
 def test_pixels_that_are_not_pixels_are_refused_unless_told():
     request, original = pictures(lambda x: 3 * x)
-    with pytest.raises(ValueError, match=r"expected pixels in \[0, 1\]"):
+    with pytest.raises(Refused, match=r"expected pixels in \[0, 1\]"):
         BoundaryShrink()(original, request, seed=0)
     BoundaryShrink(clamp=False)(original, request, seed=0)
 
@@ -183,14 +183,14 @@ class Rounded(nn.Module):
 @pytest.mark.parametrize("change", [torch.round, torch.Tensor.detach], ids=["rounds", "detaches"])
 def test_a_network_without_a_slope_in_its_input_is_refused(change):
     request, original = pictures(lambda x: x, Rounded(change))
-    with pytest.raises(ValueError, match=r"no gradient in the records.*random_label"):
+    with pytest.raises(Refused, match=r"no gradient in the records.*random_label"):
         BoundaryShrink()(original, request, seed=0)
 
 
 def test_records_that_are_not_real_numbers_are_refused():
     request, original = pictures(lambda x: x)
     tokens = TensorData((request.forget.x * 8).long(), request.forget.y)
-    with pytest.raises(ValueError, match=r"real numbers, got numbers of type torch.int64"):
+    with pytest.raises(Refused, match=r"real numbers, got numbers of type torch.int64"):
         BoundaryShrink()(original, dataclasses.replace(request, forget=tokens), seed=0)
 
 
@@ -198,14 +198,14 @@ def test_records_that_are_not_real_numbers_are_refused():
 def test_a_class_that_the_network_has_no_answer_for_is_refused(method):
     request, original = pictures(lambda x: x)
     forget = TensorData(request.forget.x, request.forget.y + CLASSES - 1)
-    with pytest.raises(ValueError, match=r"the forget set has records of class 4, 5, 6.*0 to 3"):
+    with pytest.raises(Refused, match=r"the forget set has records of class 4, 5, 6.*0 to 3"):
         method(original, dataclasses.replace(request, forget=forget), seed=0)
 
 
 def test_padding_and_tasks_without_classes_pass_the_check():
     check_classes(Classification(classes=3), torch.tensor([0, 2, -100]))
     check_classes(Classification(classes=3), torch.randn(4))
-    with pytest.raises(ValueError, match="class -1"):
+    with pytest.raises(Refused, match="class -1"):
         check_classes(Classification(classes=3), torch.tensor([0, -1]))
 
 
@@ -245,7 +245,7 @@ def test_forgotten_classes_are_avoided_and_none_left_is_an_error(trained):
     two = keep.select((keep.y < 2).nonzero()[:, 0])
     method = BoundaryShrink(avoid="forgotten", descent=ONE)
     method(original, dataclasses.replace(problem.request, forget=two), seed=0)
-    with pytest.raises(ValueError, match=r"leaves no class to give.*avoid='true'"):
+    with pytest.raises(Refused, match=r"leaves no class to give.*avoid='true'"):
         method(original, problem.request, seed=0)
 
 
@@ -313,9 +313,9 @@ def test_the_head_is_what_gives_the_output_not_what_comes_last():
 
 def test_a_head_that_cannot_be_widened_is_refused():
     x = torch.rand(1, 1, 4, 4)
-    with pytest.raises(ValueError, match="none of the 3 that were called gives it"):
+    with pytest.raises(Refused, match="none of the 3 that were called gives it"):
         find_head(Crossed(scaled=True), x, CLASSES)
-    with pytest.raises(ValueError, match=r"row of 7 logits.*shape \(1, 4\)"):
+    with pytest.raises(Refused, match=r"row of 7 logits.*shape \(1, 4\)"):
         find_head(Crossed(), x, 7)
 
 

@@ -33,7 +33,7 @@ from expunge.methods.random_label import RandomLabel
 from expunge.methods.rotate import Rotate, transpose
 from expunge.methods.sequence import Sequence
 from expunge.models.resnet import ResNet
-from expunge.types import Descent
+from expunge.types import Descent, Refused
 
 LR = 0.3
 STILL = Descent(lr=0.0, epochs=0)
@@ -132,7 +132,7 @@ def test_a_layer_that_cannot_be_drawn_anew_is_named():
             super().__init__()
             self.weight = nn.Parameter(torch.ones(2, 2))
 
-    with pytest.raises(ValueError, match=r"layer 'own' .* `reset_parameters`"):
+    with pytest.raises(Refused, match=r"layer 'own' .* `reset_parameters`"):
         redraw(nn.ModuleDict({"own": Own()}), "own", 0)
 
 
@@ -179,14 +179,14 @@ def test_rotate_is_fine_tuning_on_transposed_images(pictures):
 
 def test_rotate_says_what_it_cannot_transpose(four):
     problem, original = four
-    with pytest.raises(ValueError, match="rotate is for networks with two-dimensional conv"):
+    with pytest.raises(Refused, match="rotate is for networks with two-dimensional conv"):
         Rotate()(original, problem.request, seed=0)
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, (3, 1)))
     before = copy.deepcopy(net)
-    with pytest.raises(ValueError, match=r"got 3 x 1 in layer '1'"):
+    with pytest.raises(Refused, match=r"got 3 x 1 in layer '1'"):
         transpose(net)
     assert equal(before, net)
-    with pytest.raises(ValueError, match="of 1 x 1"):
+    with pytest.raises(Refused, match="of 1 x 1"):
         transpose(nn.Sequential(nn.Conv2d(1, 2, 1)))
 
 
@@ -339,7 +339,7 @@ def test_distillation_without_validation_records_says_so(four):
     problem, original = four
     empty = problem.request.val.select(torch.arange(0))
     request = dataclasses.replace(problem.request, val=empty)
-    with pytest.raises(ValueError, match="validation records for distillation"):
+    with pytest.raises(Refused, match="validation records for distillation"):
         Distillation()(original, request, seed=0)
     Distillation(descent=step(), warmup=STILL)(original, request, seed=0)
 

@@ -23,7 +23,7 @@ from expunge.methods.deviation import Deviation, disturb
 from expunge.methods.divergence import Divergence, from_uniform, unlikeness
 from expunge.methods.finetune import Finetune
 from expunge.methods.gradient_reset import GradientReset, alike, he_normal
-from expunge.types import Descent
+from expunge.types import Descent, Refused
 from tests.conftest import Made, images
 
 STILL = Descent(lr=0.0, epochs=2, batch_size=64)
@@ -109,7 +109,7 @@ def test_the_first_convolution_is_the_first_to_be_called():
 
 @pytest.mark.parametrize("method", [Deviation(), Deviation(layers="all"), GradientReset()])
 def test_a_network_without_convolutions_is_refused(blobs, method):
-    with pytest.raises(ValueError, match="has none; take 'convnet'"):
+    with pytest.raises(Refused, match="has none; take 'convnet'"):
         method(blobs.original, blobs.request, seed=0)
 
 

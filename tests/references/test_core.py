@@ -9,7 +9,8 @@ from torch import nn
 
 from expunge.core import cost, rng, state
 from expunge.core.descent import Diverged, Pass, descend
-from expunge.types import Batch, Descent, Request
+from expunge.core.state import mode
+from expunge.types import Batch, Descent, Refused, Request
 
 
 def run(made, descent, **extra):
@@ -146,6 +147,21 @@ def test_mode_restores_every_modules_own():
     assert inside == [False]
     assert net[0].training
     assert not net[1].training
+
+
+def test_a_batch_of_one_record_cannot_train_a_norm_and_other_errors_pass():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with (
+        pytest.raises(Refused, match=r"at least 2 values of each channel.* larger batch_size"),
+        mode(network, training=True, norms="update"),
+    ):
+        network(torch.rand(1, 3))
+    assert network.training
+    with mode(network, training=True, norms="freeze"):
+        network(torch.rand(1, 3))
+    with pytest.raises(ValueError, match="other") as told, mode(network, training=True):
+        raise ValueError("other")
+    assert type(told.value) is ValueError
 
 
 def test_cost_counts_whole_networks_teachers_included():

@@ -22,7 +22,7 @@ from expunge.models.mlp import MLP
 from expunge.models.resnet import ResNet
 from expunge.tasks.categorical import Classification, NextToken
 from expunge.tasks.denoising import Denoising
-from expunge.types import Batch, Task, each
+from expunge.types import Batch, Refused, Task, each
 
 RECORDS, CLASSES = 6, 4
 
@@ -166,7 +166,7 @@ def test_the_ggn_of_logistic_regression_is_its_hessian() -> None:
 
 
 def test_no_records_have_no_curvature() -> None:
-    with pytest.raises(ValueError, match="got none"):
+    with pytest.raises(Refused, match="got none"):
         curvature(nn.Linear(5, CLASSES), CLASSIFY, [], "ggn")
 
 

@@ -83,8 +83,23 @@ def test_extrapolation_ends_and_does_not_overflow():
     assert got.exposure[0] == MOST
     assert 100 < got.exposure[1] < MOST
     assert got.exposure[2] == 0
-    alike = extrapolated(torch.tensor([1.0]), torch.ones(20))
+    alike = extrapolated(torch.tensor([1.0]), torch.ones(100))
     assert alike.exposure.isnan().all()
+
+
+def test_nothing_is_extrapolated_from_fewer_references_than_fits_converge_on():
+    # Of sixteen, one fit in four has an infinite shape: secrets never shown then have 1,000 bits.
+    draws = generator(0, "few")
+    most = []
+    for _ in range(60):
+        few = torch.randn(16, generator=draws)
+        most.append(float(extrapolated(torch.randn(20, generator=draws), few).exposure.max()))
+    assert all(math.isnan(bits) for bits in most)
+    for _ in range(20):
+        enough = torch.randn(64, generator=draws)
+        got = extrapolated(torch.randn(20, generator=draws), enough)
+        assert abs(got.shape) < 10
+        assert float(got.exposure.max()) < 40
 
 
 def test_a_bad_fit_shows_in_its_distance():
@@ -94,21 +109,21 @@ def test_a_bad_fit_shows_in_its_distance():
     assert got.p < 0.05
 
 
-VOCABULARY, LENGTH, SECRET = 8, 7, 4
+VOCABULARY, LENGTH, SECRET, REFERENCES = 8, 7, 4, 80
 
 
 @pytest.fixture
 def case(made) -> Case:
-    """Secrets of four tokens after the same beginning; half of them are references."""
+    """Secrets of four tokens after the same beginning; most of them are references."""
     draws = generator(0, "secrets")
-    tokens = torch.randint(VOCABULARY, (80, LENGTH + 1), generator=draws)
+    tokens = torch.randint(VOCABULARY, (20 + REFERENCES, LENGTH + 1), generator=draws)
     y = tokens[:, 1:].clone()
     y[:, :-SECRET] = PADDING
     held = made["next_token"]
     secrets = TensorData(tokens[:, :-1], y)
     request = dataclasses.replace(held.request, forget=secrets.select(torch.arange(20)))
     box = WhiteBox(held.original)
-    references = secrets.select(torch.arange(20, 80))
+    references = secrets.select(torch.arange(20, 20 + REFERENCES))
     return Case(original=box, unlearned=box, request=request, test=references)
 
 
@@ -133,11 +148,12 @@ def knowing(data, count):
 def test_secrets_known_by_heart_are_exposed_as_far_as_ranks_go(case):
     forget = case.request.forget
     answer = Exposure()(dataclasses.replace(case, unlearned=knowing(forget, 20)), seed=0).unlearned
-    assert answer.headline == answer.values["cap"] == math.log2(60)
+    assert answer.headline == answer.values["cap"] == math.log2(REFERENCES)
     assert answer.values["extractable"] == 1
     assert answer.values["extrapolated"] > 10
     assert answer.null.excludes(answer.headline)
-    assert any("at most 5.9 bits" in warning for warning in answer.warnings)
+    assert any("at most 6.3 bits" in warning for warning in answer.warnings)
+    assert not any("sheer" in warning for warning in answer.warnings)
     assert answer.arrays["rank"].tolist() == [1] * 20
 
 
@@ -180,6 +196,40 @@ def test_copies_of_a_secret_are_one_secret(case):
         k: v.tolist() for k, v in once.arrays.items()
     }
     assert {len(answer.arrays[k]) for k in ("exposure", "rank", "index", "log_perplexity")} == {20}
+
+
+def test_of_few_references_ranks_are_told_and_nothing_else(case):
+    forget, few = case.request.forget, case.test.select(torch.arange(60))
+    few_of = dataclasses.replace(case, unlearned=knowing(forget, 20), test=few)
+    answer = Exposure()(few_of, seed=0).unlearned
+    assert answer.headline == math.log2(60)
+    assert answer.null.excludes(answer.headline)
+    assert [*answer.values] == ["exposure", "cap"]
+    assert "extrapolated" not in answer.arrays
+    (warning,) = answer.warnings
+    assert "by rank alone, at most 5.9 bits" in warning
+    assert "at least 64 references, got 60" in warning
+
+
+def test_where_all_references_are_alike_no_share_is_told(case, monkeypatch):
+    told = {20: torch.zeros(20), REFERENCES: torch.ones(REFERENCES)}
+    monkeypatch.setattr(Served, "score", lambda self, data, *_: told[len(data)])
+    unlearned = knowing(case.request.forget, 0)
+    answer = Exposure()(dataclasses.replace(case, unlearned=unlearned), seed=0).unlearned
+    assert math.isnan(answer.values["extractable"])
+    assert "extractable" not in answer.record()["intervals"]
+    assert any("equally likely" in warning for warning in answer.warnings)
+
+
+def test_a_fit_with_a_sheer_end_is_warned_of(case, monkeypatch):
+    unlearned = knowing(case.request.forget, 0)
+    draws = generator(0, "sheer")
+    references = torch.rand(REFERENCES, generator=draws).square()
+    told = {20: torch.randn(20, generator=draws), REFERENCES: references}
+    monkeypatch.setattr(Served, "score", lambda self, data, *_: told[len(data)])
+    answer = Exposure()(dataclasses.replace(case, unlearned=unlearned), seed=0).unlearned
+    assert float(answer.arrays["extrapolated"].max()) == MOST
+    assert any("sheer end (shape" in warning for warning in answer.warnings)
 
 
 def test_few_references_and_records_without_a_secret_are_refused(case):

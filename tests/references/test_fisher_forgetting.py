@@ -23,7 +23,7 @@ from expunge.models.lstm import LSTM
 from expunge.models.mlp import MLP
 from expunge.tasks.categorical import Classification, NextToken
 from expunge.tasks.denoising import Denoising
-from expunge.types import Batch, Descent
+from expunge.types import Batch, Descent, Refused
 
 RECORDS, CLASSES = 5, 3
 CLASSIFY = Classification(classes=CLASSES)
@@ -150,7 +150,7 @@ def test_drawn_noise_makes_the_fisher_of_squares_the_curvature() -> None:
     ],
 )
 def test_too_many_answers_are_refused(model, task, batch) -> None:
-    with pytest.raises(ValueError, match="too many answers"):
+    with pytest.raises(Refused, match="too many answers"):
         squared_gradients(built(model), task, [batch], "exact")
 
 
@@ -275,6 +275,6 @@ def test_the_head_is_needed_only_where_it_is_treated_otherwise(three) -> None:
 
     squared = Squared(copy.deepcopy(original))
     method = FisherForgetting(head=2.0)
-    with pytest.raises(ValueError, match="linear"):
+    with pytest.raises(Refused, match="linear"):
         method.unlearn(squared, problem.request, 0)
     assert dataclasses.replace(method, head=1.0).unlearn(squared, problem.request, 0) is squared

@@ -29,7 +29,7 @@ from expunge.data.tensors import TensorData
 from expunge.mask import Mask
 from expunge.method import Sizes
 from expunge.methods.forsaken import Forsaken, relative, weigh
-from expunge.types import Descent, Sets
+from expunge.types import Descent, Refused, Sets
 
 CLASSES = 4
 BLOCKED = 0.1  # a penalty below the largest gradient, and above most
@@ -205,7 +205,7 @@ def test_frozen_weights_have_no_place_and_keep_their_bits(four):
     assert moved == [False, True, True, True]
     for p in frozen.parameters():
         p.requires_grad_(False)
-    with pytest.raises(ValueError, match="all of its parameters are frozen"):
+    with pytest.raises(Refused, match="all of its parameters are frozen"):
         masked(problem, frozen)
 
 

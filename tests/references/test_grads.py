@@ -16,7 +16,7 @@ from expunge.models.mlp import MLP
 from expunge.models.resnet import ResNet
 from expunge.tasks.categorical import Classification, NextToken
 from expunge.tasks.denoising import Denoising
-from expunge.types import Batch, Task, each
+from expunge.types import Batch, Refused, Task, each
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
@@ -301,5 +301,5 @@ def test_the_mean_gradient_is_that_of_the_training_loss() -> None:
 
 @pytest.mark.parametrize("gradient", [squared_gradients, absolute_gradients, mean_gradient])
 def test_no_records_is_an_error(gradient: Callable) -> None:
-    with pytest.raises(ValueError, match="none; check the split"):
+    with pytest.raises(Refused, match="none; check the split"):
         gradient(trained(Twice), CLASSIFY, [])

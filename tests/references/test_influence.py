@@ -17,7 +17,7 @@ from expunge.method import Sizes
 from expunge.methods.influence import Influence
 from expunge.models.linear import Linear
 from expunge.tasks.categorical import Classification
-from expunge.types import Descent, Recipe, Request
+from expunge.types import Descent, Recipe, Refused, Request
 
 CLASSES, WIDTH, DECAY = 3, 4, 0.05
 EXACT = Influence(fraction=1.0, iterations=40, damping=DECAY, step="fixed")
@@ -227,7 +227,7 @@ def test_the_foreseen_work_of_other_settings(two, settings) -> None:
 def test_a_search_without_validation_records_is_refused(two) -> None:
     problem, original = two
     request = dataclasses.replace(problem.request, val=problem.request.val.select(torch.arange(0)))
-    with pytest.raises(ValueError, match="needs validation records"):
+    with pytest.raises(Refused, match="needs validation records"):
         Influence()(original, request, seed=0)
 
 

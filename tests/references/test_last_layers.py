@@ -15,7 +15,7 @@ from expunge.methods.cf_k import CatastrophicallyForgetLast
 from expunge.methods.eu_k import ExactUnlearnLast
 from expunge.methods.finetune import Finetune
 from expunge.models.given import Given
-from expunge.types import Descent, Start
+from expunge.types import Descent, Refused, Start
 
 LR = 0.3
 BOTH = [ExactUnlearnLast, CatastrophicallyForgetLast]
@@ -91,7 +91,7 @@ def test_the_last_layers_are_the_last_to_run_with_all_between():
     assert last_layers(net, x, 3) == ["attend", "attend.out_proj", "head"]
     assert last_layers(net, x, 4) == ["first", "norm", "attend", "attend.out_proj", "head"]
     assert "unused_name.read" in last_layers(net, x, 5)
-    with pytest.raises(ValueError, match=r"at most 5, got 6: the Backwards"):
+    with pytest.raises(Refused, match=r"at most 5, got 6: the Backwards"):
         last_layers(net, x, 6)
     assert net.training
     assert not any(m._forward_pre_hooks for m in net.modules())
@@ -259,8 +259,8 @@ def test_without_a_descent_the_recipes_is_followed_and_its_work_foreseen(blobs, 
 def test_bad_input_is_refused(blobs, method):
     with pytest.raises(ValueError, match="k >= 1 layers to train, got 0"):
         method(k=0)
-    with pytest.raises(ValueError, match="at most 2, got 3: the Sequential has no more layers"):
+    with pytest.raises(Refused, match="at most 2, got 3: the Sequential has no more layers"):
         method(k=3)(blobs.original, blobs.request, seed=0)
     nothing = blobs.request.retain.select(torch.arange(0))
-    with pytest.raises(ValueError, match="retained records to train the last layers on, got none"):
+    with pytest.raises(Refused, match="retained records to train the last layers on, got none"):
         method()(blobs.original, dataclasses.replace(blobs.request, retain=nothing), seed=0)

@@ -22,7 +22,7 @@ from expunge.methods.random_label import RandomLabel
 from expunge.methods.retrain import Retrain
 from expunge.methods.salun import SalUn, salient
 from expunge.tasks.categorical import Classification, NextToken
-from expunge.types import Descent
+from expunge.types import Descent, Refused
 
 LR = 0.3
 ONE_EPOCH = Descent(lr=1e-3, epochs=1)
@@ -259,9 +259,9 @@ def test_classes_to_draw_from():
     assert allowed(task, y, "true") is None
     assert allowed(task, y, "none").tolist() == list(range(12))
     assert allowed(task, y, "forgotten").tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 10]
-    with pytest.raises(ValueError, match="leaves no class"):
+    with pytest.raises(Refused, match="leaves no class"):
         allowed(task, torch.arange(12), "forgotten")
-    with pytest.raises(ValueError, match="next_token has none"):
+    with pytest.raises(Refused, match="next_token has none"):
         allowed(NextToken(classes=5), y, "none")
 
 
@@ -378,7 +378,7 @@ def test_the_largest_are_those_of_a_stable_sort(count):
 
 
 def test_numbers_that_cannot_be_compared_are_refused():
-    with pytest.raises(ValueError, match="NaN among them"):
+    with pytest.raises(Refused, match="NaN among them"):
         largest(torch.tensor([1.0, torch.nan]), 1)
 
 

@@ -18,7 +18,7 @@ from expunge.method import Sizes
 from expunge.methods.orthogonal_replay import OrthogonalReplay, alignment, decorrelation
 from expunge.models.resnet import ResNet
 from expunge.tasks.categorical import Classification
-from expunge.types import Augment, Descent
+from expunge.types import Augment, Descent, Refused
 
 LR = 0.2
 NONE = Descent(epochs=0)
@@ -171,7 +171,7 @@ def test_deep_layers_are_found_on_every_task(posed):
 
 def test_a_network_of_one_layer_has_no_deep_ones():
     net = registry.models.build({"name": "linear"}).build((4,), 3)
-    with pytest.raises(ValueError, match="before its last layer, but it has none"):
+    with pytest.raises(Refused, match="before its last layer, but it has none"):
         deep_layers(net, torch.rand(2, 4))
 
 
@@ -208,15 +208,15 @@ def test_layers_that_give_no_row_per_record_are_refused():
         ("idle", "it ran 0 times"),
         ("turned", r"each of 3 records, got torch.float32 of shape \(5, 3, 4\)"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(Refused, match=message):
             read(net, x, [name])
 
 
 def test_unknown_layers_are_refused_with_a_suggestion(two):
-    with pytest.raises(ValueError, match=r"unknown layer 'paar' .* did you mean 'pair'"):
+    with pytest.raises(Refused, match=r"unknown layer 'paar' .* did you mean 'pair'"):
         check_named(Awkward(), ["twice", "paar"])
     problem, original = two
-    with pytest.raises(ValueError, match="unknown layer '33'"):
+    with pytest.raises(Refused, match="unknown layer '33'"):
         OrthogonalReplay(layers=("33",))(original, problem.request, seed=0)
 
 
@@ -392,5 +392,5 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_weights_must_be_as_many_as_the_layers_that_are_found(two):
     problem, original = two
-    with pytest.raises(ValueError, match="one weight for each of the 2 layers 3, 5, got 3"):
+    with pytest.raises(Refused, match="one weight for each of the 2 layers 3, 5, got 3"):
         OrthogonalReplay(weights=(1.0, 2.0, 0.0))(original, problem.request, seed=0)

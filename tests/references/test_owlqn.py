@@ -9,6 +9,7 @@ from torch import Tensor
 
 from expunge.core import lbfgs, owlqn
 from expunge.core.owlqn import Iterate, Limits, largest_weight, minimise, pseudo_gradient
+from expunge.types import Refused
 
 ROWS, WIDTH = 30, 12
 LIMITS = Limits(500, 5000)
@@ -167,7 +168,7 @@ def test_what_is_not_finite_is_never_the_result(run) -> None:
 
 
 def test_a_start_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(ValueError, match="finite at the start, got nan"):
+    with pytest.raises(Refused, match="finite at the start, got nan"):
         minimise(lambda x, g: math.nan, torch.zeros(2), torch.ones(2), LIMITS)
 
 

@@ -142,14 +142,16 @@ def test_a_trial_that_diverges_tells_none_and_leaves_the_others_alone(blobs):
     assert found[1].sum() == 0
 
 
-def test_only_the_first_candidates_are_asked_about(blobs):
+def test_candidates_asked_about_are_evenly_among_all(blobs):
     data, recipe = blobs.request.retain, blobs.problem.recipe
     whole = trial(data, 3)
-    few = dataclasses.replace(LESSON, asked=4, steps=4)
+    few = dataclasses.replace(LESSON, asked=3, steps=1)
     found = relearn(blobs.original, [whole], recipe, few)
-    first = whole._replace(candidates=whole.candidates.select(torch.arange(4)))
+    n = len(whole.candidates)
+    even = whole.candidates.select(torch.tensor([0, n // 3, 2 * n // 3]))
     every = dataclasses.replace(few, asked=None)
-    assert torch.equal(found, relearn(blobs.original, [first], recipe, every))
+    only = whole._replace(candidates=even)  # the first is the one that is shown
+    assert torch.equal(found, relearn(blobs.original, [only], recipe, every))
     assert not torch.equal(found, relearn(blobs.original, [whole], recipe, every))
 
 

@@ -25,10 +25,12 @@ from expunge.bench.problem import Training, pose
 from expunge.core.cost import metered
 from expunge.core.likelihood import likelihood_ratio
 from expunge.core.rng import fenced, generator
+from expunge.data.tensors import TensorData
 from expunge.extraction import extracted
 from expunge.lab import Lab
 from expunge.membership import RATES, unresolved
 from expunge.pool import Shadows
+from expunge.shadowing import margins
 from expunge.subject import Refused, Served, WhiteBox
 from expunge.types import Descent
 
@@ -93,12 +95,9 @@ def test_values_are_those_of_the_scores(case):
     truth = roc_auc_score(y, scores.flatten().numpy())
     assert values["auc"] == pytest.approx(truth)
     cuts = [one.sort().values[min(10, math.ceil(0.95 * 11)) - 1] for one in unseen]
-    tpr = float((member > max(cuts)).double().mean())
-    accused = [
-        float((unseen[k] > max(cut for j, cut in enumerate(cuts) if j != k)).double().mean())
-        for k in range(5)
-    ]
-    fpr = sum(accused) / 5
+    rest = [max(cut for j, cut in enumerate(cuts) if j != k) for k in range(5)]
+    tpr = sum(float((member > cut).double().mean()) for cut in rest) / 5
+    fpr = sum(float((unseen[k] > rest[k]).double().mean()) for k in range(5)) / 5
     assert values["tpr"] == pytest.approx(tpr)
     assert values["fpr"] == pytest.approx(fpr)
     assert answer.headline == pytest.approx((tpr + 1 - fpr) / 2)
@@ -117,6 +116,17 @@ def test_summaries_of_resampled_trials_are_those_of_each_draw():
     one = judged(groups[0][1, 4], [g[1, 4] for g in groups[1:]])
     for name, value in one.items():
         assert whole[name][1, 4] == value
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.5, 3.0])
+def test_a_class_never_trained_on_is_told_by_chance_however_much_classes_differ(apart):
+    draws = generator(0)
+    pace = apart * torch.randn(4000, 6, 1, generator=draws).double()
+    scores = pace + torch.randn(4000, 6, 40, generator=draws).double()
+    found = judged(scores[:, 0], [scores[:, k] for k in range(1, 6)])
+    error = float(found["balanced_accuracy"].std()) / 4000**0.5
+    assert float(found["balanced_accuracy"].mean()) == pytest.approx(0.5, abs=4 * error)
+    assert 4 * error < 0.03
 
 
 def test_chance_is_where_a_class_never_trained_on_would_lie():
@@ -179,13 +189,24 @@ def test_the_work_that_is_planned_is_what_is_counted(case):
 
 def test_few_trials_and_few_classes_are_told(case):
     few = dataclasses.replace(ATTACK, trials=2, steps=2)
-    trials, classes = few.ask(case.unlearned, case, 0).warnings
+    *_, trials, classes = few.ask(case.unlearned, case, 0).warnings
     assert "2 trials on a class" in trials
     assert "at 33 %; it takes at least 19" in trials
     assert "5 classes never trained on" in classes
     assert "the fastest in 17 % of cases and accused" in classes
-    enough = dataclasses.replace(few, trials=19)
-    assert enough.ask(case.unlearned, case, 0).warnings == (classes,)
+    enough = dataclasses.replace(few, trials=19).ask(case.unlearned, case, 0).warnings
+    assert enough[-1] == classes
+    assert not any("trials on a class" in said for said in enough)
+
+
+def test_trials_in_which_nothing_is_learned_are_told(case):
+    still = dataclasses.replace(ATTACK, trials=20, lr=1e-9, steps=2)
+    (retrained,) = case.retrained
+    (blind, _) = still.ask(retrained, case, 0).warnings
+    assert "after none of 2 steps" in blind
+    assert "told, nor one of the forgotten class: their scores tie" in blind
+    (known,) = still.ask(case.original, case, 0).warnings  # it gives some of them the slot
+    assert "5 classes never trained on" in known
 
 
 # the adaptive attacker, and black boxes
@@ -219,12 +240,21 @@ def test_the_rate_is_chosen_without_the_forgotten_class_on_the_first_unseen(case
     assert audit.ask(case.unlearned, case, 0).values["lr"] == 0.05
     attack = Attack(audit, case.unlearned, case.request, case.unseen)
     nothing = Attack(audit, case.unlearned, case.request, case.unseen)
-    nothing.unseen = nothing.unseen[:2]
+    nothing.unseen = []
     gone = dataclasses.replace(case.request, forget=case.request.forget.select(torch.arange(40)))
     x = gone.forget.take(torch.arange(40)).x
     blank = type(gone.forget)(torch.full_like(x, torch.nan), gone.forget.y)
     nothing.request = dataclasses.replace(gone, forget=blank)
     assert nothing._chosen() == attack._chosen()
+
+
+def test_surrogates_are_other_classes_than_those_that_judge_where_there_are_enough(case):
+    for unseen, first in ((3, 3), (4, 0), (5, 0)):
+        attack = Attack(
+            dataclasses.replace(ATTACK, unseen=unseen), case.unlearned, case.request, case.unseen
+        )
+        assert [int(arm.y[0]) for arm in attack.surrogates] == [first, first + 1]
+        assert len(attack.unseen) == unseen
 
 
 def test_a_copy_answers_as_the_black_box_does(case):
@@ -246,8 +276,49 @@ def test_a_black_box_is_copied_and_attacked(case):
     box = dataclasses.replace(case, unlearned=Served(lambda x: case.original.outputs(x).softmax(1)))
     with pytest.raises(Refused, match="set `extract` to the number of epochs"):
         ATTACK(box, seed=0)
-    answer = dataclasses.replace(ATTACK, extract=2, trials=2, steps=2)(box, seed=0).unlearned
-    assert 0 <= answer.headline <= 1
+    audit, request = dataclasses.replace(ATTACK, extract=6, trials=2), case.request
+    answer = audit(box, seed=0).unlearned
+    copied = extracted(box.unlearned.outputs, request.recipe, request.retain, 6, seed=0)
+    alone = dataclasses.replace(audit, extract=0).ask(WhiteBox(copied), case, 0)
+    untrained = dataclasses.replace(audit, extract=0).ask(blank(request.recipe), case, 0)
+    assert torch.equal(answer.arrays["trajectories"], alone.arrays["trajectories"])
+    assert not torch.equal(answer.arrays["trajectories"], untrained.arrays["trajectories"])
+    known = case.test.select((case.test.y != 2).nonzero()[:, 0])  # and none was put to the box
+    mine, theirs = (one.said(known, request.task)[0] for one in (WhiteBox(copied), box.unlearned))
+    assert float((mine == theirs).double().mean()) > 0.9
+
+
+def blank(recipe) -> WhiteBox:
+    """Return an untrained network, the same one whatever was drawn before."""
+    with fenced(7):
+        return WhiteBox(recipe.drawn().eval())
+
+
+def queried(request, count, label):
+    """Return the request with so many forgotten records among the queries, labelled otherwise."""
+    x, y, _ = request.forget.take(torch.arange(count))
+    more = TensorData(x, label(y))
+    return dataclasses.replace(request, retain=request.retain.join(more))
+
+
+def test_a_copy_reveals_the_class_where_the_black_boxs_answers_do(case):
+    """Records like the forgotten ones are put to it; their labels say nothing of their class."""
+    shown = dataclasses.replace(case, request=queried(case.request, 10, lambda y: y + 1))
+    (retrained,) = case.retrained
+    found = {}
+    for name, subject in (
+        ("original", case.original),
+        ("retrained", retrained),
+        ("untrained", blank(case.request.recipe)),
+    ):
+        box = Served(lambda x, subject=subject: subject.outputs(x).softmax(1))
+        found[name] = dataclasses.replace(ATTACK, extract=6, trials=5).ask(box, shown, 0).values
+    assert found["original"]["auc"] > 0.97
+    assert found["original"]["t90_forgotten"] == 0
+    assert found["original"]["t90_gap"] > 5
+    for name in ("retrained", "untrained"):  # neither has ever seen the class
+        assert found[name]["auc"] < 0.7
+        assert found[name]["t90_gap"] < 2
 
 
 # bad input
@@ -446,6 +517,51 @@ def test_the_fine_tuning_sees_retained_records_only_and_its_work_is_counted(samp
     alone = reminisced(network, request.retain, audit.descent, request.recipe, 0)
     said, y = WhiteBox(alone).said(request.forget, request.task)
     assert torch.equal(told["right_after"], (said == y).double())
+
+
+def test_a_black_boxs_copy_is_what_is_tuned_and_told_by_sample(samples):
+    audit = ReminiscenceSample(shadows=4, extract=10, descent=Descent(epochs=1, batch_size=32))
+    request, lab = samples.request, Lab(request=samples.request, test=samples.test, seed=0)
+    case, sets = dataclasses.replace(samples, lab=lab), (samples.request.forget, samples.nonmembers)
+    box = Served(lambda x: samples.original.outputs(x).softmax(1))
+    with pytest.raises(Refused, match="set `extract` to the number of epochs"):
+        dataclasses.replace(audit, extract=0).check(dataclasses.replace(case, unlearned=box))
+    told = audit._margins(box, case, sets)
+    copied = extracted(box.outputs, request.recipe, request.retain, 10, seed=0)
+    alone = dataclasses.replace(audit, extract=0)._margins(WhiteBox(copied), case, sets)
+    assert all(torch.equal(told[name], alone[name]) for name in told)
+    # Of records that were not put to the box, the copy is sure where the box is.
+    truth = margins(samples.original, case, sets, 0)
+    untrained = margins(blank(request.recipe), case, sets, 0)
+    alike, by_chance = (
+        float(torch.stack([one, truth]).corrcoef()[0, 1]) for one in (told["before"], untrained)
+    )
+    assert alike > 0.75
+    assert by_chance < 0.4
+    assert float(told["right_before"].mean()) > 0.5  # chance is a sixth
+
+
+def test_a_copy_reveals_of_samples_what_the_black_boxs_answers_do(samples):
+    """Two boxes differ in what they answer of forgotten records; the labels are of neither."""
+    lab = Told(request=samples.request, test=samples.test, seed=0)
+    request = queried(samples.request, 20, lambda y: (y + 1) % 6)
+    case = dataclasses.replace(samples, request=request, lab=lab)
+    audit = ReminiscenceSample(shadows=8, extract=20, descent=Descent(epochs=1, batch_size=32))
+    known, y, _ = samples.request.forget.take(torch.arange(20))
+
+    def served(turned: int) -> Served:
+        def answer(x):
+            others, same = samples.original.outputs(x).softmax(1), (x[:, None] == known).all(2)
+            told = nn.functional.one_hot((y[same.int().argmax(1)] + turned) % 6, 6)
+            return torch.where(same.any(1)[:, None], 0.9 * told + 0.1 / 6, others)
+
+        return Served(answer)
+
+    right, wrong = (audit.ask(served(turned), case, 0) for turned in (0, 3))
+    assert right.arrays["scores"].mean() > 5
+    assert wrong.arrays["scores"].mean() < -5
+    assert right.headline > wrong.headline + 0.1
+    assert right.values["forget_accuracy"] > wrong.values["forget_accuracy"]
 
 
 @pytest.mark.parametrize("wrong", [{"shadows": 3}, {"extract": -1}, {"rate": 0.0}])

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from expunge.audits.relearn_time import RelearnTime
 from expunge.bench.problem import Training, pose
 from expunge.core import geometry, rng
 from expunge.lab import Lab
+from expunge.models.linear import Linear
 from expunge.models.mlp import MLP
 from expunge.relapse import Goal, relapse
 from expunge.subject import Refused, WhiteBox
@@ -128,7 +130,7 @@ def test_silhouettes_equal_a_slow_loop() -> None:
         assert float(found[i]) == pytest.approx(
             float((nearest - own) / max(own, nearest)), abs=1e-5
         )
-    with pytest.raises(ValueError, match="two classes"):
+    with pytest.raises(Refused, match="two classes"):
         geometry.silhouettes(x, torch.zeros(30).long())
 
 
@@ -178,6 +180,73 @@ def test_a_sign_speaks_only_beyond_retraining_and_towards_the_original() -> None
     assert speaks({"probe": 0.9}, others, original, "probe")
     assert not speaks({"probe": 0.52}, others, original, "probe")
     assert not speaks({"probe": 0.1}, others, original, "probe")
+
+
+def test_retrained_models_that_happen_to_agree_do_not_make_every_difference_a_sign() -> None:
+    others = [{"probe": 0.668, "probe_error": 0.02, "relearn": 30.0}] * 2
+    original = {"probe": 0.95, "relearn": 0.0}
+    assert not speaks({"probe": 0.688, "probe_error": 0.02}, others, original, "probe")
+    assert speaks({"probe": 0.73, "probe_error": 0.02}, others, original, "probe")
+    assert not speaks({"relearn": 29.0}, others, original, "relearn")
+    assert speaks({"relearn": 20.0}, others, original, "relearn")
+
+
+def test_points_on_a_line_have_no_density_to_overlap() -> None:
+    draws = torch.Generator().manual_seed(0)
+    cloud = torch.randn(40, 2, generator=draws).double()
+    still = torch.zeros(5, 2).double()
+    for flat in (cloud[:1], cloud[:2], still):
+        assert math.isnan(geometry.overlap(flat, [cloud]))
+        assert math.isnan(geometry.overlap(cloud, [flat]))
+        assert geometry.overlap(cloud, [flat, cloud]) == pytest.approx(1)
+
+
+def test_a_probe_that_knows_one_class_alone_is_refused() -> None:
+    x, y = torch.randn(6, 3), torch.zeros(6).long()
+    with pytest.raises(Refused, match="to teach a probe, got 6 of one"):
+        geometry.probe((x, y), (x[:1], y[:1] + 1))
+
+
+@pytest.mark.parametrize(
+    ("audit", "wrong", "match"),
+    [
+        (RelearnTime, {"asked": 0}, r"at least 1 forgotten record, got asked = 0"),
+        (RelearnTime, {"records": 1}, r"at least 2 records in an epoch.* got 1 and 100"),
+        (PseudoConvergence, {"records": 1}, r"at least 2 records in an epoch.* got 1"),
+        (PseudoConvergence, {"alpha": 2.0}, r"alpha in \[0, 1\), got 2.0: .* any accuracy"),
+        (PseudoConvergence, {"alpha": 1.0}, r"alpha in \[0, 1\), got 1.0"),
+        (PseudoConvergence, {"alpha": -0.1}, r"alpha in \[0, 1\), got -0.1"),
+        (PseudoConvergence, {"plane": 3}, r"at least 4, got 3"),
+        (PseudoConvergence, {"kept": 0}, r"at least 1 of forgotten, kept"),
+    ],
+)
+def test_settings_without_sense_are_refused(audit, wrong, match) -> None:
+    with pytest.raises(ValueError, match=match):
+        audit(**wrong)
+
+
+def test_one_forgotten_record_is_looked_into_too(blobs) -> None:
+    request = blobs.request
+    one = dataclasses.replace(request, forget=request.forget.select(torch.arange(1)))
+    box = WhiteBox(blobs.original)
+    case = Case(original=box, unlearned=box, request=one, test=blobs.test)
+    audit = PseudoConvergence(records=32, relearn=PLAIN, pieces=2, plane=20)
+    values = audit(case, seed=0).unlearned.values
+    assert values["probe"] in (0, 1)
+    assert -1 <= values["silhouette"] <= 1
+    assert math.isnan(values["plane_variance"])  # of one point
+    assert math.isnan(values["plane_overlap"])
+
+
+def test_layers_are_looked_for_in_every_model_before_any_work(blobs) -> None:
+    box = WhiteBox(blobs.original)
+    case = Case(original=box, unlearned=box, request=blobs.request, test=blobs.test)
+    with pytest.raises(Refused, match="unknown layer 'nope' of a Sequential"):
+        PseudoConvergence(layer="nope").check(case)
+    flat = dataclasses.replace(blobs.problem.recipe, model=Linear()).drawn()
+    shallow = dataclasses.replace(case, retrained=(WhiteBox(flat),))
+    with pytest.raises(Refused, match="before its last layer, but it has none"):
+        PseudoConvergence().check(shallow)
 
 
 @pytest.fixture(scope="module")

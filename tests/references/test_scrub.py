@@ -13,7 +13,7 @@ from expunge.method import Sizes
 from expunge.methods.finetune import Finetune
 from expunge.methods.scrub import Scrub, distance, nearest, same_mix
 from expunge.tasks.categorical import Classification
-from expunge.types import Descent
+from expunge.types import Descent, Refused
 
 LR = 0.3
 
@@ -163,7 +163,7 @@ def test_the_error_of_a_mix_weighs_classes_as_the_forget_set_does():
     wrong = torch.tensor([True, False, True, False, False, False, True])
     forget = torch.tensor([0, 1, 1, 1])
     assert same_mix(wrong, y, forget).item() == pytest.approx(0.25 * 0.5 + 0.75 * 0.25)
-    with pytest.raises(ValueError, match="none of class 3"):
+    with pytest.raises(Refused, match="none of class 3"):
         same_mix(wrong, y, torch.tensor([0, 3]))
 
 
@@ -201,14 +201,14 @@ def test_rewinding_gives_the_model_of_the_epoch_that_it_names(blobs, max_epochs)
 
 def test_rewinding_needs_classes_that_can_be_compared(made, four):
     tokens = made["next_token"]
-    with pytest.raises(ValueError, match="next_token has no class"):
+    with pytest.raises(Refused, match="next_token has no class"):
         Scrub(rewind=True)(tokens.original, tokens.request, seed=0)
     with pytest.raises(ValueError, match="changes after the last"):
         Scrub(rewind=True, norms="recalibrate")
     problem, original = four
     few = problem.request.val.select(torch.nonzero(problem.request.val.y == 1)[:, 0])
     request = dataclasses.replace(problem.request, val=few)
-    with pytest.raises(ValueError, match="validation records of every class"):
+    with pytest.raises(Refused, match="validation records of every class"):
         Scrub(rewind=True)(original, request, seed=0)
 
 

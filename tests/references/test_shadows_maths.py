@@ -12,6 +12,7 @@ from expunge.core.klom import by_chance, klom
 from expunge.core.likelihood import ENOUGH, LEAST, likelihood_ratio
 from expunge.core.ratio import dominated, ratio
 from expunge.core.rng import generator
+from expunge.types import Refused
 
 DOUBLE = torch.double
 
@@ -134,7 +135,7 @@ def test_margins_that_are_not_finite_are_refused(attack, wrong):
     for part, whose in ((0, "the target's"), (1, "the shadows'")):
         data = [tensor.clone() for tensor in uneven()]
         data[part].view(-1)[7] = wrong
-        with pytest.raises(ValueError, match=rf"1 of {whose} .* not finite"):
+        with pytest.raises(Refused, match=rf"1 of {whose} .* not finite"):
             attack(*data)
 
 
@@ -145,16 +146,14 @@ def test_fewer_than_two_shadows_on_a_side_of_a_record_are_refused(attack):
         few = member.clone()
         few[:, 5] = not side
         few[0, 5] = side
-        with pytest.raises(
-            ValueError, match=f"trained {name} each record.*1 of 40.*record 5 has 1"
-        ):
+        with pytest.raises(Refused, match=f"trained {name} each record.*1 of 40.*record 5 has 1"):
             attack(margin, shadows, few)
     few[:, 5] = False  # offline needs no shadow that was trained on it
     attack(margin, shadows, few, mode="offline")
     few[1:, 5] = True
-    with pytest.raises(ValueError, match="trained without each record"):
+    with pytest.raises(Refused, match="trained without each record"):
         attack(margin, shadows, few, mode="offline")
-    with pytest.raises(ValueError, match="at least 1 record"):
+    with pytest.raises(Refused, match="at least 1 record"):
         attack(margin[:0], shadows[:, :0], member[:, :0])
 
 

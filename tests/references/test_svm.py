@@ -1,6 +1,7 @@
 """The linear support vector machine against scikit-learn's, a loop, and autograd."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,20 @@ def test_training_ends_where_linear_svc_does() -> None:
     layer = model.get_submodule("2")
     np.testing.assert_allclose(layer.weight.detach(), known.coef_, atol=1e-4)
     np.testing.assert_allclose(layer.bias.detach(), known.intercept_, atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_training_by_the_plain_hinge_ends_where_linear_svc_does(classes: int) -> None:
+    data = records(classes)
+    x, y = data.take(torch.arange(60)).x.numpy(), data.y.numpy()
+    known = LinearSVC(C=C, loss="hinge", tol=1e-9, max_iter=1_000_000).fit(x, y)
+    network, architecture = from_sklearn(known)
+    assert architecture == SVM(mean=0.0, std=1.0, squared=False)
+    descent = replace(recipe(architecture, classes).descent, epochs=800, schedule="cosine")
+    model = train(replace(recipe(architecture, classes), descent=descent), data, 0)
+    # The hinge has kinks, about which descent swings.
+    for found, expected in zip(model.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
 
 
 def test_the_temperature_changes_no_step_of_training() -> None:
@@ -176,6 +191,16 @@ def test_an_svm_is_trained_unlearned_from_and_audited() -> None:
         "objective": "hinge", "temperature": 2.0,
     }  # fmt: skip
     assert key(problem.recipe) != key(recipe(SVM()))
+
+
+def test_the_plain_hinge_is_a_setting_that_older_keys_do_not_have() -> None:
+    assert plain(SVM()) == {
+        "name": "svm", "version": 1, "temperature": 1.0, "mean": None, "std": None,
+    }  # fmt: skip
+    problem = obeys(SVM(squared=False, temperature=2.0), records())
+    assert problem.recipe.task == Classification(
+        classes=3, objective="plain_hinge", temperature=2.0
+    )
 
 
 def test_what_is_no_task_of_an_svm_is_refused() -> None:

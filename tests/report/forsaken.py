@@ -100,12 +100,15 @@ def rated(one: dict[str, Any], models: int, *, oracle: str, warn: str, none: boo
     return finding("forgetting_rate", ask, name, models, oracle=oracle)
 
 
-def accurate(one: dict[str, Any], models: int, recalls: float | None = None) -> dict[str, Any]:
+def accurate(
+    one: dict[str, Any], models: int, recalls: float | None = None, *, shared: bool = False
+) -> dict[str, Any]:
     """Return what the accuracy of a record's model is."""
     name, classes = one["method"]["name"], one["data"]["classes"]
 
     def ask(kind: str, more: float) -> Any:
-        test = TRUTH[kind][2] + more - 0.01 * one["seed"] * (kind != "original")
+        alike = kind == "original" or (shared and kind == "retrained")
+        test = TRUTH[kind][2] + more - 0.01 * one["seed"] * (not alike)
         if kind == "original":
             test = MINE.get(name, test)
         forget = 0.9 if kind == "original" else 0.2
@@ -135,11 +138,14 @@ def record(
     embed: bool = False,
     more: Mapping[str, Any] | None = None,
     shift: float = 0.0,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Return one made-up record.
 
     Args:
         shift: Added to the method's rates.
+        shared: Whether all seeds have the same retrained models; their rates still differ, as
+            they are by the seed's own oracle.
     """
     base = made.record("finetune", seed, audits=())
     about = data(place)
@@ -167,7 +173,8 @@ def record(
     one["findings"] = [
         rated(one, models, oracle=oracle, warn=warn, none=none, embed=embed) for oracle in oracles
     ]
-    one["findings"].append(accurate(one, models, 0.08 if kind == "poison" else None))
+    recalls = 0.08 if kind == "poison" else None
+    one["findings"].append(accurate(one, models, recalls, shared=shared))
     for found in one["findings"]:
         for name in ("fr", "cfr"):
             if found["unlearned"]["values"].get(name) is not None:
@@ -175,8 +182,16 @@ def record(
     one["measured"] = base["measured"] | {
         "seconds": TRUTH[method][3] * size / SIZE * (1 + 0.1 * seed),
         "training_seconds": 110.0,
-        "retraining_seconds": [100.0 + number - seed / 1e4 for number in range(models)],
+        "retraining_seconds": [
+            100.0 + number - (not shared) * seed / 1e4 for number in range(models)
+        ],
     }
+    if method == "retrain" and models:
+        # It is one of the retrained models, which its record does not name again.
+        mine = seed % models if shared else 0
+        for found in one["findings"]:
+            found["unlearned"] = found["retrained"].pop(mine)
+        one["measured"]["retraining_seconds"].pop(mine)
     if method == "forsaken":
         one["notes"] = {"trace": trace(), "warnings": [], "stalled": False}
     return one

@@ -416,13 +416,34 @@ def test_where_nothing_was_retrained_the_method_stands_in():
         ([0.1, 0.1], "holds"),
         ([0.2, 0.3], "does not hold"),
         ([0.1, 0.3], "cannot be resolved"),
-        ([0.1], "cannot be resolved"),
+        ([0.05], "holds"),
+        ([0.12], "holds"),
+        ([0.148], "does not hold"),
         ([], "cannot be resolved"),
     ],
 )
-def test_counts_need_no_test_but_more_than_one_run(counts, verdict):
+def test_counts_need_no_test_and_no_second_run(counts, verdict):
     said = residual_claims.at_most("samples", counts, 0.12)
     assert residual_claims._claim("C4", "cheap", [said]).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("share", "verdicts", "verdict"),
+    [
+        (0.05, ["holds", "cannot be resolved"], "cannot be resolved"),
+        (0.148, ["does not hold", "cannot be resolved"], "does not hold"),
+    ],
+)
+def test_one_run_decides_samples_but_not_seconds(share, verdicts, verdict):
+    records = residual.classwise(1, methods=("orthogonal_replay",), audits=("plain", "cost"))
+    for one in records:
+        one["findings"][-1]["unlearned"]["values"]["of_retraining"] = share
+    claim = claims(study(records))["C4"]
+    samples, seconds = claim.statements
+    assert [s.verdict for s in claim.statements] == verdicts
+    assert claim.verdict == verdict
+    assert (samples.n, samples.value, samples.low, samples.missing) == (1, share, None, "")
+    assert seconds.missing == "1 repetition is too few; it takes 2"
 
 
 def test_a_gain_of_retrained_models_is_told(samplewise):

@@ -97,6 +97,19 @@ def test_the_original_is_the_one_that_most_methods_started_from():
     assert got.estimate.value == common["original"]["values"][common["headline"]]
 
 
+@pytest.mark.parametrize("first", ["retrain", "finetune"])
+def test_the_original_is_as_far_from_all_retrained_models_whichever_method_comes_first(first):
+    records = [made.record(name, 0, retrained=3) for name in ("retrain", "finetune")]
+    for lacking, whole in zip(*(r["findings"] for r in records), strict=True):
+        lacking |= {"original": whole["original"], "retrained": whole["retrained"][1:]}
+    whole = next(f for f in records[1]["findings"] if f["audit"] == "loss_attack")
+    theirs = [answer["values"]["auc"] for answer in whole["retrained"]]
+    records.sort(key=lambda record: record["method"]["name"] != first)
+    got = cell(row(table.summarise(records), "original"), "auc")
+    assert got.estimate.value == whole["original"]["values"]["auc"]
+    assert got.gap.value == pytest.approx(got.estimate.value - np.mean(theirs))
+
+
 def test_fractions_stay_fractions():
     for got in table.summarise(made.records(3)):
         for column, item in got.cells.items():
@@ -114,8 +127,18 @@ def test_no_retrained_model_gives_no_gap_but_what_unseen_records_would():
 
 def test_distances_of_weights_and_costs_have_no_gap():
     got = row(table.summarise(made.records(2)), "salun")
-    assert cell(got, "l2").gap is None
+    assert cell(got, "parameters").gap is None
     assert cell(got, "of_retraining").gap is None
+
+
+def test_weights_moved_leave_running_statistics_out():
+    record = made.record()
+    found = next(f for f in record["findings"] if f["audit"] == "weight_distance")
+    (column,) = (c for c in summary.columns([record]) if c.audit == "weight_distance")
+    assert column.heading == "Weights moved (L2)"
+    held = row(table.summarise([record]), "salun").cells[column]
+    assert held.estimate.value == found["unlearned"]["values"]["parameters"]
+    assert held.estimate.value != found["unlearned"]["values"]["l2"]
 
 
 def test_a_method_is_judged_by_its_worst_seed():

@@ -11,7 +11,8 @@ Departures from the paper:
        and nothing else was asked for; the paper goes through all secrets or a large sample of
        them. So a rank shows at most log2 of their number, and what lies above is extrapolated.
     2. Both kinds of exposure are told, with how far the references are from the fitted
-       distribution; whether a secret can be extracted is told by the extrapolated one.
+       distribution; whether a secret can be extracted is told by the extrapolated one. Of fewer
+       than 64 references nothing is extrapolated.
     3. Ties place the secret after the references it ties with.
     4. A secret that the forget set has several times is one secret, and is asked about once.
 """
@@ -23,13 +24,22 @@ from torch import Tensor
 
 from expunge import stats
 from expunge.audit import LEVEL, Answer, Audit, AuditCard, Case
-from expunge.core.exposure import by_chance, extrapolated, interpolated, log_perplexity, ranks
+from expunge.core.exposure import (
+    FEWEST,
+    Extrapolated,
+    by_chance,
+    extrapolated,
+    interpolated,
+    log_perplexity,
+    ranks,
+)
 from expunge.core.losses import PADDING
 from expunge.core.sample import distinct
 from expunge.stats import Interval
 from expunge.subject import Access, Refused, Subject
 
-FEWEST = 8  # references; a distribution of three parameters is fitted to them
+RANKED = 8  # references, that ranks among them say anything
+STEEP = 100.0  # a fit's shape: it stays below a tenth of this, or runs off to millions
 
 
 def summary(secrets: Tensor, references: Tensor) -> dict[str, Tensor]:
@@ -51,7 +61,7 @@ class Exposure(Audit):
     card = AuditCard(
         name="exposure",
         source="https://arxiv.org/abs/1802.08232",
-        version=2,
+        version=3,
         access=Access.PROBABILITIES,
         alone=True,
         tasks=("next_token",),
@@ -68,9 +78,9 @@ class Exposure(Audit):
     def check(self, case: Case) -> None:
         super().check(case)
         references = case.nonmembers
-        if len(references) < FEWEST:
+        if len(references) < RANKED:
             raise Refused(
-                f"exposure needs at least {FEWEST} references, secrets of the same form that were "
+                f"exposure needs at least {RANKED} references, secrets of the same form that were "
                 f"never trained on, got {len(references)}; hold more of them out"
             )
         for name, data in (("forget", case.request.forget), ("never trained on", references)):
@@ -86,46 +96,63 @@ class Exposure(Audit):
         secrets, references = (
             subject.score(data, task, log_perplexity, seed) for data in (forget, case.nonmembers)
         )
-        by_fit = extrapolated(secrets, references)
-        above = int((by_fit.exposure > self.threshold).sum())
         center, deviation = by_chance(len(secrets), len(references))
         reach, cap = 1.96 * deviation, math.log2(len(references))
+        by_fit = extrapolated(secrets, references)
+        fits, arrays, exact = {}, {}, {}
+        if len(references) >= FEWEST:
+            fits = {"extrapolated": float(by_fit.exposure.mean()), "ks_distance": by_fit.distance}
+            arrays = {"extrapolated": by_fit.exposure}
+            exact = {"extractable": self._extractable(by_fit)}
         answer = Answer.over(
             summary,
             secrets,
             references,
             null=Interval(center, center - reach, min(cap, center + reach)),
-            exact={"extractable": stats.proportion(above, len(secrets))},
+            exact=exact,
             arrays={
                 "exposure": interpolated(secrets, references),
-                "extrapolated": by_fit.exposure,
                 "rank": ranks(secrets, references),
                 "log_perplexity": secrets,
                 "reference_log_perplexity": references,
                 "index": forget.index.cpu(),
+                **arrays,
             },
-            warnings=self._warnings(cap, len(references), by_fit.p),
+            warnings=self._warnings(cap, len(references), by_fit),
         )
-        return answer.plus(
-            {
-                "extrapolated": float(by_fit.exposure.mean()),
-                "ks_distance": by_fit.distance,
-                "cap": cap,
-            }
-        )
+        return answer.plus({**fits, "cap": cap})
 
-    def _warnings(self, cap: float, references: int, p: float) -> tuple[str, ...]:
+    def _extractable(self, by_fit: Extrapolated) -> Interval:
+        """Return the share of secrets above the threshold; NaN where there is no fit."""
+        if math.isnan(by_fit.p):
+            return Interval(math.nan)
+        above = int((by_fit.exposure > self.threshold).sum())
+        return stats.proportion(above, len(by_fit.exposure))
+
+    def _warnings(self, cap: float, references: int, by_fit: Extrapolated) -> tuple[str, ...]:
+        if references < FEWEST:
+            return (
+                f"exposure by rank alone, at most {cap:.1f} bits: to extrapolate takes at least "
+                f"{FEWEST} references, got {references}; hold more of them out",
+            )
         told = []
         if cap <= self.threshold:
             told.append(
                 f"by rank among {references} references exposure is at most {cap:.1f} bits, so "
                 f"whether it is above {self.threshold:g} is told by extrapolation alone"
             )
-        if math.isnan(p):
+        if math.isnan(by_fit.p):
             told.append("all references are equally likely, so nothing can be extrapolated")
-        elif p < LEVEL:
+        elif by_fit.p < LEVEL:
             told.append(
                 "the references do not follow the skew-normal distribution that extrapolation "
                 "assumes; trust no exposure above the cap"
+            )
+        if abs(by_fit.shape) > STEEP:
+            told.append(
+                f"the distribution fitted to the references has a sheer end (shape "
+                f"{by_fit.shape:.0e}), so that a secret beyond it has hundreds of bits, or none, "
+                "whether it was shown or not; trust no extrapolated exposure, and hold more "
+                "references out"
             )
         return tuple(told)

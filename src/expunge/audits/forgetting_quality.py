@@ -63,8 +63,8 @@ def read(models: Iterable[Subject], case: Case, seed: int) -> Group:
                 f"model {len(rows)} of a group has confidences that are not finite; lower the "
                 "learning rate of its method or training"
             )
-        right = [model.said(data, request.task) for data in (request.retain, case.test)]
-        accuracies.append(torch.stack([(said == y).double().mean() for said, y in right]))
+        right = [model.right(data, request.task) for data in (request.retain, case.test)]
+        accuracies.append(torch.stack([part.mean() for part in right]))
     return {"confidence": torch.stack(rows), "accuracy": torch.stack(accuracies)}
 
 

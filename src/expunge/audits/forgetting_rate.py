@@ -28,7 +28,9 @@ Departures from the paper:
        that the forget set has several times is one record there.
     8. The white box learns from members and others of the same classes, and where records were
        planted, from none of these: it would learn what was planted, and not what was trained on.
-    9. Records before and after are drawn into one plane too, where a move is one. Which share of
+    9. Of held-out records that are planted the oracle learns from as many as the target was
+       trained on; the shadow model itself is trained on half of all there are, which is more.
+   10. Records before and after are drawn into one plane too, where a move is one. Which share of
        the forget records is nearer to training than to test records, by centroids, is told of the
        posteriors themselves, since distances in such a plane mean little.
 """
@@ -256,7 +258,7 @@ class ForgettingRate(Audit):
         def called(model: Subject, data: Data) -> Tensor:
             points = oracle.points(model, data)
             if not bool(points.isfinite().all()):
-                raise ValueError(
+                raise Refused(
                     f"{int((~points.isfinite()).any(1).sum())} of {len(points)} records have "
                     "answers that are not finite; the model diverged, and should be trained or "
                     "unlearned anew"
@@ -325,6 +327,9 @@ class ForgettingRate(Audit):
             kind = torch.zeros_like(usable)
             kind[pool.find(case.alike)] = True
             usable &= kind
+        elif pool.planted:
+            order = torch.randperm(pool.planted, generator=generator(0, "asked", "planted"))
+            usable[len(pool) - pool.planted + order[len(asked) :]] = False
         return usable.nonzero()[:, 0]
 
     def _within(self, case: Case) -> Oracle:

@@ -30,7 +30,7 @@ from expunge.core.cost import Cost
 from expunge.core.rng import generator
 from expunge.core.sample import some
 from expunge.lab import beside
-from expunge.membership import membership
+from expunge.membership import check_folds, membership
 from expunge.subject import Access, Refused, Subject
 from expunge.types import Data, Request
 
@@ -58,7 +58,7 @@ class Spread(NamedTuple):
         """Measure the records, in two passes over them.
 
         Raises:
-            ValueError: For values that are not finite.
+            Refused: For values that are not finite.
         """
         across = (0, 2, 3) if len(data.shape) == 3 else (0,)
 
@@ -69,7 +69,7 @@ class Spread(NamedTuple):
         sums = every(lambda x: x.sum(across, keepdim=True))
         mean = torch.stack(sums).sum(0) / count
         if not bool(mean.isfinite().all()):
-            raise ValueError(
+            raise Refused(
                 "the records never trained on hold values that are not finite, so noise has no "
                 "measure; clean the data first"
             )
@@ -246,6 +246,7 @@ class LabelOnly(Audit):
 
     def check(self, case: Case) -> None:
         super().check(case)
+        check_folds(case, 1, self.card.name)
         x = case.request.forget.take(torch.arange(1)).x
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise Refused(

@@ -418,7 +418,7 @@ def _file(path: str) -> Start:
         content = Path(path).read_bytes()
         return Start(digest=hashlib.sha256(content).hexdigest(), tensors=load(content))
     except (OSError, SafetensorError) as error:
-        raise ValueError(
+        raise Refused(
             f"cannot read the student's weights from {path}: {error}; expected 'start', "
             "'scratch', or a safetensors file"
         ) from error

@@ -29,7 +29,7 @@ from expunge.core.attackers import fit, learned_scores
 from expunge.core.rng import derive, generator
 from expunge.core.signals import Name, towards_members
 from expunge.membership import check_folds, membership
-from expunge.subject import Access, Subject
+from expunge.subject import Access, Refused, Subject
 from expunge.types import Data, Preset
 
 CODE = "https://github.com/OPTML-Group/Unlearn-Sparse, evaluation/SVC_MIA.py"
@@ -147,7 +147,7 @@ class Population(Audit):
         """Return the signal of each record, turned so that more is more like a member."""
         found = subject.score(data, case.request.task, towards_members(self.signal), seed)
         if not bool(found.isfinite().all()):
-            raise ValueError(
+            raise Refused(
                 f"the {self.signal} of {int((~found.isfinite()).sum())} of {len(found)} records "
                 "is not finite, probably since the model's answers are not; it diverged, and "
                 "should be trained or unlearned anew"

@@ -22,6 +22,7 @@ Departures from the paper:
        where `plane` is above 0, and are no signs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,11 +37,13 @@ from expunge.config import key
 from expunge.core import features, geometry, losses
 from expunge.core.embedding import tsne
 from expunge.core.sample import some
+from expunge.core.state import device_of, mode
 from expunge.relapse import Goal, Relapse, look, relapse
 from expunge.subject import Access, Subject
-from expunge.types import Data, Descent
+from expunge.types import Data, Descent, each
 
 SIGNS = ("relearn", "silhouette", "probe")
+TENTH = 0.1  # of the epochs that retrained models take: a curve wobbles about its goal
 SLACK = 1.25  # of two retrained models the distance is the same from either: it has no spread
 OUTPUTS = ("accuracy_forget", "accuracy_retain", "accuracy_test")
 
@@ -98,17 +101,50 @@ class PseudoConvergence(Audit):
     plane: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.forgotten, self.kept, self.records, self.relearn.epochs, self.pieces) < 1:
+        if min(self.forgotten, self.kept, self.relearn.epochs, self.pieces) < 1:
             raise ValueError(
-                "expected at least 1 of forgotten, kept, records, epochs and pieces, got "
-                f"{self.forgotten}, {self.kept}, {self.records}, {self.relearn.epochs}, "
-                f"{self.pieces}"
+                "expected at least 1 of forgotten, kept, epochs and pieces, got "
+                f"{self.forgotten}, {self.kept}, {self.relearn.epochs}, {self.pieces}"
             )
-        if self.tolerance < 0 or self.nats < 0 or self.plane < 0:
+        if self.records < 2:
             raise ValueError(
-                "expected tolerance, nats and plane of at least 0, got "
-                f"{self.tolerance}, {self.nats}, {self.plane}"
+                "expected at least 2 records in an epoch, since BatchNorm learns nothing from one, "
+                f"got {self.records}"
             )
+        if self.tolerance < 0 or self.nats < 0:
+            raise ValueError(
+                f"expected tolerance and nats of at least 0, got {self.tolerance}, {self.nats}"
+            )
+        if not 0 <= self.alpha < 1:
+            raise ValueError(
+                f"expected alpha in [0, 1), got {self.alpha}: from 1 on any accuracy would count "
+                "as known, before the first epoch; take a share such as 0.05"
+            )
+        if self.plane != 0 and self.plane < 4:
+            raise ValueError(
+                f"expected a plane of 0 records, which leaves it out, or of at least 4, got "
+                f"{self.plane}"
+            )
+
+    def check(self, case: Case) -> None:
+        super().check(case)
+        for subject in (case.unlearned, case.original, *case.retrained):
+            self._layer(subject.model, case.request.forget)
+
+    def _layer(self, network: nn.Module, data: Data) -> str:
+        """Return the name of the layer that is looked into.
+
+        Raises:
+            Refused: Where the network has none of that name, or none with a row per record.
+        """
+        here = device_of(network)  # a stand-in may be elsewhere than the records
+        few = data.take(torch.arange(min(2, len(data)))).x
+        x = each(few, lambda part: part.to(here))
+        name = self.layer or features.deep_layers(network, x)[-1]
+        features.check_named(network, [name])
+        with mode(network, training=False), torch.no_grad():
+            features.read(network, x, [name])
+        return name
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
         mine = self._looked(subject, case, seed)
@@ -177,17 +213,18 @@ class PseudoConvergence(Audit):
         request, network = case.request, subject.model
         forget = some(request.forget, self.forgotten, "pseudo")
         retain = some(request.retain, self.kept, "pseudo")
-        layer = self.layer or features.deep_layers(network, forget.take(torch.arange(2)).x)[-1]
-        features.check_named(network, [layer])
+        layer = self._layer(network, forget)
         asked, known = (geometry.features_of(network, data, layer) for data in (forget, retain))
         y, others = forget.y.cpu(), retain.y.cpu()
         both = geometry.silhouettes(torch.cat([asked, known]), torch.cat([y, others]))
         course = self._relearned(network, case, forget, seed)
         values = {
             "relearn": float(course.epochs),
-            "silhouette": float(both[: len(y)].mean()),
-            "probe": float(geometry.probe((known, others), (asked, y)).mean()),
         }
+        told = {"silhouette": both[: len(y)], "probe": geometry.probe((known, others), (asked, y))}
+        for name, found in told.items():
+            values[name] = float(found.double().mean())
+            values[f"{name}_error"] = float(found.double().std(correction=0)) / len(y) ** 0.5
         sets = {"forget": forget, "retain": retain, "test": case.test}
         for name, data in sets.items():
             said, right = subject.said(data, request.task)
@@ -237,7 +274,7 @@ class PseudoConvergence(Audit):
         many = [part for part in parts if len(part) > 2]
         shape = geometry.silhouettes(points.float(), group)
         return {
-            "plane_variance": float(points[:count].var(0).sum()),
+            "plane_variance": float(points[:count].var(0).sum()) if count > 1 else float("nan"),
             "plane_silhouette": float(shape[:count].mean()),
             "plane_overlap": geometry.overlap(points[:count], many) if many else float("nan"),
         }
@@ -249,7 +286,14 @@ def speaks(
     original: Mapping[str, float],
     sign: str,
 ) -> bool:
-    """Return whether a sign lies beyond what retrained models give, on the original's side."""
+    """Return whether a sign lies beyond what retrained models give, on the original's side.
+
+    Two or three retrained models may agree by chance. So it takes at least what chance in the
+    records that are looked at makes, and of epochs to relearn a tenth.
+    """
     theirs = [other[sign] for other in others]
     apart, side = mine[sign] - fmean(theirs), original[sign] - fmean(theirs)
-    return apart * side > 0 and abs(apart) > (stats.spread(theirs) or 0.0)
+    errors = [mine.get(f"{sign}_error", 0.0), *(o.get(f"{sign}_error", 0.0) for o in others)]
+    chance = 1.96 * math.hypot(errors[0], fmean(errors[1:]))
+    least = TENTH * fmean(theirs) if sign == "relearn" else chance
+    return apart * side > 0 and abs(apart) > max(stats.spread(theirs) or 0.0, least)

@@ -71,10 +71,15 @@ class RelearnTime(Audit):
             raise ValueError(f"expected alpha in [0, 1), got {self.alpha}")
         if self.loss is not None and self.loss <= 0:
             raise ValueError(f"expected a loss above 0, got {self.loss}")
-        if self.records < 1 or self.descent.epochs < 1:
+        if self.records < 2 or self.descent.epochs < 1:
             raise ValueError(
-                "expected at least 1 record in an epoch and 1 epoch, got "
-                f"{self.records} and {self.descent.epochs}"
+                "expected at least 2 records in an epoch, since BatchNorm learns nothing from one, "
+                f"and 1 epoch, got {self.records} and {self.descent.epochs}"
+            )
+        if self.asked is not None and self.asked < 1:
+            raise ValueError(
+                f"expected to ask about at least 1 forgotten record, got asked = {self.asked}; "
+                "leave `asked` at its default, or ask about all with None"
             )
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:

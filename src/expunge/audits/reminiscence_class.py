@@ -23,8 +23,8 @@ Departures from the paper:
        attacked alike, with all outputs kept, and the interval where a class never trained on
        would lie is that of the withheld classes, each in turn taken for the forgotten one.
     6. The adaptive attacker's learning rate is chosen on a surrogate: the same model, of which a
-       retained class was unlearned by wrong labels and its slot cleared, against the first of the
-       withheld classes. The forgotten class has no part in it.
+       retained class was unlearned by wrong labels and its slot cleared, against withheld classes.
+       The forgotten class has no part in it.
     7. A black box is copied by asking it about the retained records; the authors synthesise them.
 """
 
@@ -83,12 +83,14 @@ class ReminiscenceClass(Audit):
         steps: At most so many; a step shows one candidate, none comes twice.
         accuracy: Share of the candidates told at which a class counts as learned.
         cap: Time of a trial that never gets there, or later; None is the number of steps.
-        asked: How many candidates are asked about after each step; None asks about all.
+        asked: How many candidates are asked about after each step, evenly among those that are
+            shown and those that are not; None asks about all.
         lr: Learning rate of the trials (SGD, momentum 0.9, no decay).
         sweep: Learning rates of the adaptive attacker, who takes the one with the best area
             under the ROC curve on a surrogate; left out, `lr` is taken.
         sweep_trials: Attempts on each class of the surrogate.
-        surrogates: Withheld classes, the first, that the surrogate's class is told from.
+        surrogates: Withheld classes that the surrogate's class is told from: the next ones after
+            the `unseen`, or where there are too few the first of those.
         unseen: Withheld classes that the forgotten one is told from. Where whole classes differ in
             how fast they are learned, fewer than 19 cannot hold false positives at 5 %.
         extract: Epochs for which a copy learns the model's answers on the retained records; the
@@ -267,7 +269,7 @@ class ReminiscenceClass(Audit):
                 "scores": scores,
                 "t90": times.long(),
             },
-            warnings=_warned(trajectories.shape[1], self.unseen),
+            warnings=(*_blind(trajectories), *_warned(trajectories.shape[1], self.unseen)),
         )
         gaps = times[1:].mean(0) - times[0]
         faster = scores[0].mean() > scores[1:].mean(1)
@@ -286,23 +288,24 @@ class ReminiscenceClass(Audit):
 def judged(
     members: Float[Tensor, "*batch m"], unseen: Sequence[Float[Tensor, "*batch n"]]
 ) -> dict[str, Tensor]:
-    """Return how well a threshold from the classes never trained on tells a class from them.
+    """Return how well thresholds from classes never trained on tell a class from them.
 
-    Trials are of members where they score above the thresholds of all those classes. How often
-    that accuses a class never trained on is measured on each by the thresholds of the others.
+    Trials are of members where they score above the thresholds of all those classes but one: each
+    is left out in turn, and its own trials are judged then by the same thresholds. So a class
+    that is like them has a balanced accuracy of a half on average, however much classes differ.
 
     Args:
         members: Scores of the class taken for forgotten.
         unseen: Those of each class never trained on, at least two.
     """
     each = torch.stack([threshold(scores, FPR) for scores in unseen])
-    fpr = torch.stack(
-        [
-            (scores > torch.cat([each[:i], each[i + 1 :]]).amax(0)[..., None]).double().mean(-1)
-            for i, scores in enumerate(unseen)
-        ]
-    ).mean(0)
-    tpr = (members > each.amax(0)[..., None]).double().mean(-1)
+    rest = [torch.cat([each[:i], each[i + 1 :]]).amax(0)[..., None] for i in range(len(each))]
+
+    def above(scores: Tensor, level: Tensor) -> Tensor:
+        return (scores > level).double().mean(-1)
+
+    tpr = torch.stack([above(members, level) for level in rest]).mean(0)
+    fpr = torch.stack([above(*pair) for pair in zip(unseen, rest, strict=True)]).mean(0)
     area = stats.auc(members, torch.cat([*unseen], -1))
     return {"balanced_accuracy": (1 + tpr - fpr) / 2, "tpr": tpr, "fpr": fpr, "auc": area}
 
@@ -320,6 +323,19 @@ def by_chance(unseen: Sequence[Float[Tensor, " n"]]) -> Interval:
     center, n = sum(values) / len(values), len(unseen[0])
     reach = max(stats.spread(values) or 0.0, 1.96 * (FPR * (1 - FPR) / n) ** 0.5 / 2)
     return Interval.share(center, reach, len(values))
+
+
+def _blind(trajectories: Float[Tensor, "classes trials steps"]) -> tuple[str, ...]:
+    """Return a warning where no trial on a class never trained on learns anything."""
+    steps = trajectories.shape[-1]
+    if trajectories[1:].any():
+        return ()
+    nor = "" if trajectories[0].any() else ", nor one of the forgotten class"
+    return (
+        f"after none of {steps} steps is a candidate of a class never trained on told{nor}: their "
+        "scores tie, and neither how fast such a class is learned is known nor how much classes "
+        "differ; raise `steps` or `lr`",
+    )
 
 
 def _warned(trials: int, classes: int) -> tuple[str, ...]:
@@ -348,7 +364,10 @@ class Attack:
     ) -> None:
         self.audit, self.request, self.recipe = audit, request, request.recipe
         self.steps = min(audit.steps, audit.candidates(request))
-        self.unseen = [of_class(unseen, k) for k in range(audit.unseen)]
+        classes = [of_class(unseen, k) for k in range(int(unseen.y.max()) + 1)]
+        self.unseen, others = classes[: audit.unseen], classes[audit.unseen :]
+        enough = others if len(others) >= audit.surrogates else self.unseen
+        self.surrogates = enough[: audit.surrogates]
         self.network = reached(subject, self.recipe, request.retain, audit.extract, audit.seed)
 
     def run(self) -> dict[str, Tensor]:
@@ -395,7 +414,7 @@ class Attack:
         slot = int(known[draw])
         own, others = of_class(retain, slot), View(retain, (retain.y != slot).nonzero()[:, 0])
         network = vacated(self.network, slot, own, self.recipe, audit.seed)
-        arms = [own, *self.unseen[: audit.surrogates]]
+        arms = [own, *self.surrogates]
         trials = self._trials(arms, others, slot, audit.sweep_trials)
 
         def worth(lr: float) -> tuple[float, float]:

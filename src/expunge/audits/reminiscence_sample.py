@@ -41,7 +41,7 @@ from expunge.core.likelihood import Variance, likelihood_ratio
 from expunge.core.rng import fenced, generator
 from expunge.extraction import check_reach, price, reached
 from expunge.lab import Needs, beside
-from expunge.membership import RATES, flagged, found, name_of, summary, unresolved
+from expunge.membership import RATES, check_folds, flagged, found, name_of, summary, unresolved
 from expunge.pool import Shadows
 from expunge.shadowing import enough, lab_of, margins, shadows_on
 from expunge.subject import Access, Subject, WhiteBox
@@ -143,6 +143,7 @@ class ReminiscenceSample(Audit):
     def check(self, case: Case) -> None:
         super().check(case)
         check_reach(case, self.extract, self.card.name)
+        check_folds(case, 1, self.card.name)
 
     def work(self, request: Request, test: Data) -> Cost:
         asked = 2 * (len(request.forget) + len(beside(request, test)))

@@ -22,7 +22,7 @@ from expunge.audit import Answer, Audit, AuditCard, Case
 from expunge.core.ratio import dominated, ratio
 from expunge.core.sides import Mode
 from expunge.lab import Needs
-from expunge.membership import membership
+from expunge.membership import check_folds, membership
 from expunge.shadowing import enough, margins, shadows_on
 from expunge.subject import Access, Subject
 
@@ -74,6 +74,10 @@ class RMIA(Audit):
     @property
     def needs(self) -> Needs:
         return Needs(shadows=self.shadows)
+
+    def check(self, case: Case) -> None:
+        super().check(case)
+        check_folds(case, 1, self.card.name)
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
         sets = case.request.forget, case.nonmembers, case.test

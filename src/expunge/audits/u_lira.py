@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from expunge.audit import Answer, Audit, AuditCard, Case
 from expunge.core.likelihood import Variance, likelihood_ratio
 from expunge.lab import Needs
-from expunge.membership import membership
+from expunge.membership import check_folds, membership
 from expunge.shadowing import enough, lab_of, margins
 from expunge.subject import Access, Subject
 
@@ -55,6 +55,10 @@ class ULiRA(Audit):
     @property
     def needs(self) -> Needs:
         return Needs(unlearned_shadows=self.shadows)
+
+    def check(self, case: Case) -> None:
+        super().check(case)
+        check_folds(case, 1, self.card.name)
 
     def ask(self, subject: Subject, case: Case, seed: int) -> Answer:
         sets = case.request.forget, case.nonmembers

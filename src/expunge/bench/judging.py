@@ -108,6 +108,8 @@ def shadow(problem: Problem, number: int, pack: Sequence[int] = ()) -> Stage:
                 own.train_shadows([n for n in pack if not _there(bench, own, n)])
         except Diverged as error:
             return diverged(f"shadow model {number}: {error}")
+        except Refused as error:
+            return refused(f"shadow model {number}: {error}")
         return Artifact(dict(own.keep(lab.about_shadow(number), dict)), {})
 
     return Stage(

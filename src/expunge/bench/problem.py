@@ -120,7 +120,7 @@ class Problem:
         """What shadow models draw from: the same for every forget set of these records."""
         records = self.sets.train.join(self.test)
         planted = self.sets.planted
-        return Pool(records if planted is None else records.join(planted))
+        return Pool(records) if planted is None else Pool(records.join(planted), len(planted))
 
     @cached_property
     def shadowing(self) -> Lab:

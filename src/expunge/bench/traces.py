@@ -5,6 +5,7 @@ key does not depend on it: switching traces on computes no original, no control 
 again. A method that has not run yet runs once, watched, and leaves its model behind as well.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from expunge.method import Method, Sizes
 from expunge.relapse import UNLABELLED, look
 from expunge.subject import WhiteBox
 from expunge.types import Data, Json, Refused, Settings, Task, later
+
+log = logging.getLogger(__name__)
 
 TRACE = "traces"
 VERSION = 1
@@ -171,9 +174,14 @@ def traced(problem: Problem, method: Method, seed: int, tracing: Tracing) -> Sta
 def asking(
     bench: Bench, problem: Problem, method: Method, seed: int, audits: Sequence[Audit]
 ) -> Look:
-    """Return what asks audits of a model half-way, without controls but for the original."""
+    """Return what asks audits of a model half-way, without controls but for the original.
+
+    What an audit cannot be asked of such a model is NaN in that round: its refusal is no refusal
+    of the method that is being watched.
+    """
     before = bench.subject(original(problem, method, seed), problem, method.fresh)
     lab = bench.lab(problem, seed, train=bench.trained)
+    known: dict[str, tuple[str, ...]] = {}  # what each audit gave of the original
 
     def look(model: nn.Module) -> dict[str, float]:
         subject, found = WhiteBox(model), dict[str, float]()
@@ -187,9 +195,17 @@ def asking(
             lab=lab,
         )
         for audit in audits:
-            audit.check(case)
-            values = audit.ask(subject, case, derive(seed, "audit")).values
-            found |= {f"{audit.card.name}/{name}": value for name, value in values.items()}
+            own = audit.card.name
+            try:
+                audit.check(case)
+                values = audit.ask(subject, case, derive(seed, "audit")).values
+            except Refused as reason:
+                if own not in known:  # the original: there is no curve to start
+                    raise
+                log.warning("%s was left out of a round: %s", own, reason)
+                values = dict.fromkeys(known[own], float("nan"))
+            known[own] = tuple(values)
+            found |= {f"{own}/{name}": value for name, value in values.items()}
         return found
 
     return look

@@ -26,7 +26,7 @@ class Mask:
     Attributes:
         mask: The mask's file.
         checkpoint: The original to apply it to, as safetensors; left out, it is only shown.
-        out: Where the unlearned model goes.
+        out: Where the unlearned model goes; left out, unlearned.safetensors.
         anyway: Apply it to other weights than those it was made from.
         json: Print JSON on standard output.
     """
@@ -35,7 +35,7 @@ class Mask:
         Path, tyro.conf.Positional, tyro.conf.arg(metavar="MASK", help_behavior_hint="")
     ]
     checkpoint: MaybePath = None
-    out: Path = Path("unlearned.safetensors")
+    out: MaybePath = None
     anyway: Switch = False
     json: Switch = False
 
@@ -45,12 +45,18 @@ class Mask:
 
         mask = Value.load(self.mask)
         if self.checkpoint is None:
+            if self.out is not None:
+                raise ValueError(
+                    f"--out {self.out} is for the unlearned model, but without --checkpoint there "
+                    "is no original to take the mask from; name one, or leave --out out"
+                )
             return lambda: self._show(mask)
-        if self.out.suffix != ".safetensors" or self.out.is_dir():
-            raise ValueError(f"expected --out to be a file that ends in .safetensors: {self.out}")
-        probe(self.out.parent)
+        out = self.out or Path("unlearned.safetensors")
+        if out.suffix != ".safetensors" or out.is_dir():
+            raise ValueError(f"expected --out to be a file that ends in .safetensors: {out}")
+        probe(out.parent)
         unlearned = self._applied(mask, self.checkpoint)
-        return lambda: self._write(unlearned)
+        return lambda: self._write(unlearned, out)
 
     def _applied(self, mask: "Value", checkpoint: Path) -> "dict[str, Tensor]":
         """Return the unlearned model's state.
@@ -62,23 +68,27 @@ class Mask:
         from expunge.mask import digest
 
         state = api.weights(checkpoint)
+        known = digest(state) == mask.original
+        if not known:
+            state = _cast(state, mask)
+            known = digest(state) == mask.original
         unlearned = mask.subtract(state)
-        if mask.original and digest(state) != mask.original and not self.anyway:
+        if mask.original and not known and not self.anyway:
             raise ValueError(
                 f"{self.mask} was made from other weights than {checkpoint}, which would become "
                 "something else than the unlearned model; give the original, or say --anyway"
             )
         return unlearned
 
-    def _write(self, unlearned: "Mapping[str, Tensor]") -> int:
+    def _write(self, unlearned: "Mapping[str, Tensor]", out: Path) -> int:
         from expunge import api
         from expunge.cli.console import emit, say
 
-        api.write(unlearned, self.out)
+        api.write(unlearned, out)
         if self.json:
-            emit({"checkpoint": str(self.out), "mask": str(self.mask)})
+            emit({"checkpoint": str(out), "mask": str(self.mask)})
         else:
-            say(f"{self.mask} was applied to {self.checkpoint} -> {self.out}")
+            say(f"{self.mask} was applied to {self.checkpoint} -> {out}")
         return 0
 
     def _show(self, mask: "Value") -> int:
@@ -92,6 +102,22 @@ class Mask:
         else:
             out.print(_table(layers, mask.method))
         return 0
+
+
+def _cast(state: "Mapping[str, Tensor]", mask: "Value") -> "dict[str, Tensor]":
+    """Return weights in the precision of the network that the mask was made of.
+
+    A checkpoint is read into a network, whose precision may be another than the file's.
+    """
+    dtypes = {name: part.dtype for name, part in mask.tensors.items()}
+    dtypes |= {name: dtypes[own] for name, own in mask.tied.items()}
+    if not dtypes:
+        return dict(state)
+    usual = next(iter(dtypes.values()))  # of what is no parameter, as BatchNorm's statistics
+    return {
+        name: part.to(dtypes.get(name) or usual) if part.is_floating_point() else part
+        for name, part in state.items()
+    }
 
 
 def _table(layers: "list[Layer]", method: str) -> Any:

@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor
 
+from expunge.types import Refused
+
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Takes features of records, which of them are members, and features of others; returns what
 it says of the others, one row each."""
@@ -50,18 +52,18 @@ def crossfit(
         seed: Deals the records out.
 
     Raises:
-        ValueError: For features that are not finite, and for fewer members, or others, than
+        Refused: For features that are not finite, and for fewer members, or others, than
             there are folds.
     """
     if not bool(features.isfinite().all()):
         count = int((~features.isfinite()).any(1).sum())
-        raise ValueError(
+        raise Refused(
             f"{count} of {len(features)} records have features that are not finite; the model's "
             "answers are probably not: it diverged, and should be trained or unlearned anew"
         )
     sides = int(member.sum()), int((~member).sum())
     if min(sides) < folds:
-        raise ValueError(
+        raise Refused(
             f"expected at least {folds} members and {folds} others, one for each fold, got "
             f"{sides[0]} and {sides[1]}; lower `folds` or give more records"
         )

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, jvp
 
 from expunge.core.cost import priced
 from expunge.core.state import mode
-from expunge.types import Batch, Task
+from expunge.types import Batch, Refused, Task
 
 Matrix = Literal["ggn", "empirical_fisher"]
 Product = Callable[[Float[Tensor, " p"]], Float[Tensor, " p"]]
@@ -56,13 +56,13 @@ def curvature(model: nn.Module, task: Task, batches: Sequence[Batch], matrix: Ma
         matrix: Which.
 
     Raises:
-        ValueError: Where there are no records.
+        Refused: Where there are no records.
     """
     at = {name: p.detach() for name, p in model.named_parameters()}
     weights = [_weights(task, batch) for batch in batches]
     mass = float(sum(w.sum() for w in weights))
     if not mass:
-        raise ValueError("expected records to measure curvature on, got none; check the split")
+        raise Refused("expected records to measure curvature on, got none; check the split")
 
     def product(row: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         direction, total = shaped(row, at), torch.zeros_like(row)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from expunge.core.state import device_of, mode
+from expunge.types import Refused
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -52,10 +53,10 @@ def check_installed() -> None:
     """Refuse to go on without the library that samples are drawn by.
 
     Raises:
-        ValueError: Where diffusers is not installed.
+        Refused: Where diffusers is not installed.
     """
     if importlib.util.find_spec("diffusers") is None:
-        raise ValueError("diffusers is not installed; `pip install 'expunge[diffusion]'`")
+        raise Refused("diffusers is not installed; `pip install 'expunge[diffusion]'`")
 
 
 def scheduler(steps: int, bound: float | None = None) -> "DDIMScheduler":
@@ -67,7 +68,7 @@ def scheduler(steps: int, bound: float | None = None) -> "DDIMScheduler":
             are clipped; None does not clip.
 
     Raises:
-        ValueError: Where diffusers is not installed.
+        Refused: Where diffusers is not installed.
     """
     check_installed()
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # slow to import

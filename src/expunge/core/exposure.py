@@ -15,6 +15,9 @@ from torch import Tensor
 
 from expunge.core.losses import PADDING
 
+FEWEST = 64
+"""References that a distribution is fitted to: of fits to 32 draws from a normal distribution a
+twentieth run off to an infinite shape, and give secrets never shown up to `MOST` bits."""
 MOST = 1000.0
 """Bits at which an extrapolated exposure ends: far down the tail the fit says nothing more."""
 
@@ -71,26 +74,30 @@ class Extrapolated(NamedTuple):
         distance: Kolmogorov and Smirnov's, between the references and the fit.
         p: Of a distance as large, were the fit the truth; fitted to the same records it is
             too lenient.
+        shape: Of the fit: 0 is a normal distribution, and with its size one side gets steeper,
+            up to a sheer end.
     """
 
     exposure: Float[Tensor, " n"]
     distance: float
     p: float
+    shape: float
 
 
 def extrapolated(secrets: Float[Tensor, " n"], references: Float[Tensor, " m"]) -> Extrapolated:
     """Return minus log2 of how much of a skew-normal, fitted to the references, lies below.
 
-    It has no cap, but depends on the fit: read it with the distance. References that are all
-    alike have no fit, and give NaN.
+    It has no cap, but depends on the fit: read it with the distance and the shape. References
+    that are fewer than `FEWEST`, or all alike, have no fit, and give NaN.
     """
     known = np.asarray(references.double())
-    if np.ptp(known) == 0:
+    if len(known) < FEWEST or np.ptp(known) == 0:
         nowhere = torch.full((len(secrets),), torch.nan, dtype=torch.double)
-        return Extrapolated(nowhere, float("nan"), float("nan"))
+        return Extrapolated(nowhere, math.nan, math.nan, math.nan)
     fitted = skewnorm.fit(known)
     # Far below the references the share itself rounds to 0; its logarithm does not.
     bits = -skewnorm.logcdf(np.asarray(secrets.double()), *fitted) / math.log(2)
     test = kstest(known, skewnorm(*fitted).cdf)
     exposure = torch.from_numpy(np.nan_to_num(bits, nan=MOST)).clamp(0.0, MOST)
-    return Extrapolated(exposure, float(test.statistic), float(test.pvalue))
+    shape = float(np.asarray(fitted)[0])
+    return Extrapolated(exposure, float(test.statistic), float(test.pvalue), shape)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from expunge.core.state import mode
-from expunge.types import Inputs
+from expunge.types import Inputs, Refused
 
 LISTS = nn.Sequential | nn.ModuleList
 
@@ -20,14 +20,14 @@ def check_named(model: nn.Module, names: Iterable[str]) -> None:
     """Refuse names that no layer of the model has, before any work is done.
 
     Raises:
-        ValueError: Naming the first of them, with a suggestion.
+        Refused: Naming the first of them, with a suggestion.
     """
     known = [name for name, _ in model.named_modules() if name]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or known[-1:]
             hint = f"did you mean '{near[0]}'?" if near else "it has none."
-            raise ValueError(
+            raise Refused(
                 f"unknown layer '{name}' of a {type(model).__name__}; {hint} `named_modules()` "
                 f"lists all {len(known)}"
             )
@@ -47,7 +47,7 @@ def read(
         names: Of its modules.
 
     Raises:
-        ValueError: Where a layer does not run exactly once, or its output has no row for
+        Refused: Where a layer does not run exactly once, or its output has no row for
             each record.
     """
     given: dict[str, list[Tensor | None]] = {name: [] for name in names}
@@ -78,7 +78,7 @@ def deep_layers(model: nn.Module, x: Inputs) -> tuple[str, ...]:
         x: Of one record or more; of two, what has no row per record shows.
 
     Raises:
-        ValueError: Where no block has an output with a row for each record.
+        Refused: Where no block has an output with a row for each record.
     """
     pieces = _pieces(model)
     given: list[tuple[str, Tensor | None]] = []
@@ -94,10 +94,10 @@ def deep_layers(model: nn.Module, x: Inputs) -> tuple[str, ...]:
             hook.remove()
     ends = _ends(pieces, given, outputs)
     if not ends:
-        raise ValueError(
+        raise Refused(
             f"expected a {type(model).__name__} to run a block with a row of features for each "
-            "record before its last layer, but it has none; name `layers` of it, or take a deeper "
-            "network"
+            "record before its last layer, but it has none; name a layer of it yourself, or take a "
+            "deeper network"
         )
     stages = [[*its] for _, its in itertools.groupby(ends, ends.__getitem__)]
     if len(stages) < 3:
@@ -194,15 +194,15 @@ def _same(its: Tensor, outputs: Tensor) -> bool:
 
 def _rows(name: str, calls: Sequence[Tensor | None], records: int) -> Tensor:
     if len(calls) != 1:
-        raise ValueError(
+        raise Refused(
             f"expected layer '{name}' to run once when the network is called, but it ran "
-            f"{len(calls)} times; name one that is used once, or leave `layers` out"
+            f"{len(calls)} times; name one that is used once, or leave it out"
         )
     its = calls[0]
     if its is None or not _per_record(its, records):
         what = "no tensor" if its is None else f"{its.dtype} of shape {tuple(its.shape)}"
-        raise ValueError(
+        raise Refused(
             f"expected layer '{name}' to give a row of features for each of {records} records, "
-            f"got {what}; name one around it, or leave `layers` out"
+            f"got {what}; name one around it, or leave it out"
         )
     return its.flatten(1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from expunge.core.features import read
 from expunge.core.state import device_of, mode, norms_of, recalibrate
-from expunge.types import Data
+from expunge.types import Data, Refused
 
 
 @torch.no_grad()
@@ -34,13 +34,13 @@ def silhouettes(features: Float[Tensor, "n f"], y: Int[Tensor, " n"]) -> Float[T
     the only record of a class has 0.
 
     Raises:
-        ValueError: Where there are fewer than two classes, or as many as records.
+        Refused: Where there are fewer than two classes, or as many as records.
     """
     from sklearn.metrics import silhouette_samples
 
     kinds = len(y.unique())
     if not 2 <= kinds < len(y):
-        raise ValueError(
+        raise Refused(
             f"expected records of two classes or more, and several of some, got {len(y)} of "
             f"{kinds}; ask about more records"
         )
@@ -61,6 +61,9 @@ def probe(
         known: Features and classes of records that it may learn from.
         asked: Those of the records in question; every `folds`-th is asked about at a time.
         folds: How many parts they are cut in.
+
+    Raises:
+        Refused: Where a probe would have records of one class alone to learn from.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -72,6 +75,11 @@ def probe(
         here = fold == number
         x = torch.cat([known[0], asked[0][~here]]).double().numpy()
         y = torch.cat([known[1], asked[1][~here]]).numpy()
+        if len({*y.tolist()}) < 2:
+            raise Refused(
+                f"expected records of two classes or more to teach a probe, got {len(y)} of one; "
+                "ask about more records, retained ones above all"
+            )
         learner = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
         said = learner.fit(x, y).predict(asked[0][here].double().numpy())
         told[here] = torch.from_numpy(said == asked[1][here].numpy()).double()
@@ -146,7 +154,8 @@ def overlap(
     """Return how much of a group's density lies under the densest other group's, in [0, 1].
 
     Densities are Gaussian kernel estimates with Scott's bandwidth, on a grid over all points; the
-    overlap of two is the integral of the smaller, and the largest of all others' counts.
+    overlap of two is the integral of the smaller, and the largest of all others' counts. A group
+    that lies on a line has no density; the overlap is NaN where `group` or all others are such.
     """
     from scipy.stats import gaussian_kde
 
@@ -159,9 +168,17 @@ def overlap(
     ]
     grid = torch.cartesian_prod(*axes).T.numpy()
 
-    def density(its: Tensor) -> np.ndarray:
-        values = gaussian_kde(its.T.numpy())(grid)
+    def density(its: Tensor) -> np.ndarray | None:
+        if len(its) < 3:
+            return None
+        try:
+            values = gaussian_kde(its.T.numpy())(grid)
+        except np.linalg.LinAlgError:
+            return None
         return values / values.sum()
 
-    mine = density(group)
-    return max(float(np.minimum(mine, density(other)).sum()) for other in others)
+    mine, theirs = density(group), [density(other) for other in others]
+    if mine is None:
+        return float("nan")
+    shared = [float(np.minimum(mine, other).sum()) for other in theirs if other is not None]
+    return max(shared, default=float("nan"))

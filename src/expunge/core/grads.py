@@ -4,6 +4,7 @@ The mean square is the diagonal of the Fisher information; the mean size, with t
 inside the mean, is how much each weight matters to a single record.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
@@ -13,9 +14,10 @@ from torch.func import functional_call, grad, vmap
 
 from expunge.core.calls import Gradients, forward, layers_of
 from expunge.core.cost import priced
+from expunge.core.sample import joined
 from expunge.core.squares import Power, squares
-from expunge.core.state import mode, without_cudnn
-from expunge.types import Batch, Inputs, Task, each
+from expunge.core.state import mode, norms_of, without_cudnn
+from expunge.types import Batch, Inputs, Refused, Task, each
 
 Fisher = Literal["empirical", "monte_carlo", "exact"]
 """Of which answers: the records' own, one drawn from the model for each, all by chance."""
@@ -52,7 +54,7 @@ def squared_gradients(
         draws: Of answers; without it they come from the global generator.
 
     Raises:
-        ValueError: Where there are no records, where answers cannot be drawn, or where they
+        Refused: Where there are no records, where answers cannot be drawn, or where they
             are too many to go through.
     """
     return _mean_power(model, batches, _Asked(task, task.losses, fisher, Tensor.square_), draws)
@@ -70,7 +72,7 @@ def absolute_gradients(model: nn.Module, task: Task, batches: Iterable[Batch]) -
         batches: Records in any order and grouping; neither changes the result.
 
     Raises:
-        ValueError: Where there are no records.
+        Refused: Where there are no records.
     """
     asked = _Asked(task, task.training_losses, "empirical", Tensor.abs_)
     return _mean_power(model, batches, asked, None)
@@ -108,7 +110,9 @@ def _mean_power(
     return _mean(total, count)
 
 
-def mean_gradient(model: nn.Module, task: Task, batches: Iterable[Batch]) -> Gradients:
+def mean_gradient(
+    model: nn.Module, task: Task, batches: Iterable[Batch], beside: Iterable[Batch] | None = None
+) -> Gradients:
     """Return, per parameter, the gradient of the mean training loss, read in eval mode.
 
     Losses are summed and divided once, so a short last batch counts no more than its
@@ -118,17 +122,26 @@ def mean_gradient(model: nn.Module, task: Task, batches: Iterable[Batch]) -> Gra
         model: Left as found; parameters that are frozen are included.
         task: Whose losses are differentiated.
         batches: Records in any order and grouping; neither changes the result.
+        beside: For each batch, records that go through the network with it. Their own losses
+            count for nothing, but BatchNorm takes the statistics of both, as in training, so
+            that the grouping matters to it.
 
     Raises:
-        ValueError: Where there are no records.
+        Refused: Where there are no records.
     """
     leaves = _leaves(model)
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in model.named_parameters()}
     weight = 0.0
     with mode(model, training=False), without_cudnn(model), torch.enable_grad():
-        for x, y, _ in batches:
-            losses = task.training_losses(functional_call(model, leaves, (x,)), y)
-            weights = task.weigh(y)
+        if beside is not None:
+            for norm in norms_of(model):
+                norm.train()
+        others = itertools.repeat(None) if beside is None else beside
+        for batch, other in zip(batches, others, strict=beside is not None):
+            x, y, _ = batch if other is None else joined([batch, other])
+            state = leaves | {name: buffer.clone() for name, buffer in model.named_buffers()}
+            losses = task.training_losses(functional_call(model, state, (x,)), y)[: len(batch.y)]
+            weights = task.weigh(batch.y)
             weights = torch.ones_like(losses) if weights is None else weights
             summed = (weights * losses).sum()
             found = torch.autograd.grad(summed, list(leaves.values()), materialize_grads=True)
@@ -140,7 +153,7 @@ def mean_gradient(model: nn.Module, task: Task, batches: Iterable[Batch]) -> Gra
 
 def _mean(total: Gradients, count: int | float) -> Gradients:
     if not count:
-        raise ValueError("expected records to average gradients over, got none; check the split")
+        raise Refused("expected records to average gradients over, got none; check the split")
     return {name: part / count for name, part in total.items()}
 
 

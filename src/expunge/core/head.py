@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from expunge.core.losses import PADDING
 from expunge.core.state import mode
-from expunge.types import Inputs, Task
+from expunge.types import Inputs, Refused, Task
 
 
 def check_classes(task: Task, y: Tensor, whose: str = "forget") -> None:
@@ -19,13 +19,13 @@ def check_classes(task: Task, y: Tensor, whose: str = "forget") -> None:
         whose: Which set they are of, for the message.
 
     Raises:
-        ValueError: Naming the classes that are missing.
+        Refused: Naming the classes that are missing.
     """
     if y.is_floating_point() or task.outputs == 0:
         return
     wrong = y[((y < 0) | (y >= task.outputs)) & (y != PADDING)].unique().tolist()
     if wrong:
-        raise ValueError(
+        raise Refused(
             f"the {whose} set has records of class {', '.join(map(str, wrong[:5]))}, but the "
             f"network answers with classes 0 to {task.outputs - 1} only; the labels were "
             "probably numbered otherwise than in training: number them alike"
@@ -44,7 +44,7 @@ def last_linear(model: nn.Module, x: Inputs) -> tuple[str, Tensor]:
         x: One record or more.
 
     Raises:
-        ValueError: Where no linear layer gives the output.
+        Refused: Where no linear layer gives the output.
     """
     given: dict[str, Tensor] = {}
     hooks = [
@@ -62,7 +62,7 @@ def last_linear(model: nn.Module, x: Inputs) -> tuple[str, Tensor]:
             hook.remove()
     heads = [name for name, its in given.items() if torch.equal(its.flatten(), output.flatten())]
     if not heads:
-        raise ValueError(
+        raise Refused(
             f"expected the output of the {type(model).__name__} to be that of one of its linear "
             f"layers, but none of the {len(given)} that were called gives it; a network that "
             "changes its logits afterwards, or ends in a convolution, has no last linear layer"
@@ -79,13 +79,13 @@ def find_head(model: nn.Module, x: Inputs, classes: int) -> str:
         classes: How many answers the layer must give.
 
     Raises:
-        ValueError: Where no linear layer gives the output, or it gives another number of
+        Refused: Where no linear layer gives the output, or it gives another number of
             answers.
     """
     name, output = last_linear(model, x)
     width = output.shape[-1]
     if output.dim() != 2 or width != classes:
-        raise ValueError(
+        raise Refused(
             f"expected a row of {classes} logits for each record, one per class of the task, "
             f"got an output of shape {tuple(output.shape)}; build the network for {classes} "
             "classes, or say so in the task"

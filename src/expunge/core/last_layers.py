@@ -11,7 +11,7 @@ from expunge.core.descent import Pass, descend
 from expunge.core.layers import last_layers
 from expunge.core.rng import generator
 from expunge.core.state import Norms
-from expunge.types import Batch, Descent, Request, Settings
+from expunge.types import Batch, Descent, Refused, Request, Settings
 
 CODE = (
     "https://github.com/shash42/Evaluating-Inexact-Unlearning, scripts/{}-exch.sh, one of its k; "
@@ -52,10 +52,10 @@ class LastLayers(Settings):
         """Return the names of the modules to be trained; it takes one forward of a record.
 
         Raises:
-            ValueError: Where there is nothing to train on, or there are fewer layers.
+            Refused: Where there is nothing to train on, or there are fewer layers.
         """
         if not len(request.retain):
-            raise ValueError(
+            raise Refused(
                 "expected retained records to train the last layers on, got none; forget fewer, "
                 "or take a method that does without, such as 'gradient_ascent'"
             )

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from expunge.core import rng
 from expunge.core.order import largest
 from expunge.core.state import mode
-from expunge.types import Inputs
+from expunge.types import Inputs, Refused
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Linear
 
@@ -21,11 +21,11 @@ def convolutions(model: nn.Module) -> dict[str, _ConvNd]:
     """Return the convolutions of any dimension, by name, in the order they were defined.
 
     Raises:
-        ValueError: Where there are none.
+        Refused: Where there are none.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, _ConvNd)}
     if not found:
-        raise ValueError(
+        raise Refused(
             f"expected a network with convolutions, got a {type(model).__name__} without any; "
             "take a method that changes other layers too, or a network such as 'convnet'"
         )
@@ -36,11 +36,11 @@ def weighted(model: nn.Module) -> dict[str, Weighted]:
     """Return the convolutions and linear layers, by name, in the order they were defined.
 
     Raises:
-        ValueError: Where there are none.
+        Refused: Where there are none.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, Weighted)}
     if not found:
-        raise ValueError(
+        raise Refused(
             f"expected a network with convolutions or linear layers, got a {type(model).__name__} "
             "without any; take a method that changes other layers too"
         )
@@ -63,11 +63,11 @@ def first_called(model: nn.Module, x: Inputs, names: Iterable[str]) -> str:
         names: Of modules.
 
     Raises:
-        ValueError: Where none of them runs.
+        Refused: Where none of them runs.
     """
     called = _calls(model, x, names)
     if not called:
-        raise ValueError(
+        raise Refused(
             f"expected a {type(model).__name__} to run one of its layers when it is called, but it "
             "ran none; it probably reads their weights without calling them"
         )
@@ -129,7 +129,7 @@ def last_layers(model: nn.Module, x: Inputs, k: int) -> list[str]:
         k: At least 1.
 
     Raises:
-        ValueError: Where there are fewer layers.
+        Refused: Where there are fewer layers.
     """
     every = [name for name, _ in model.named_modules()]
     places = {name: place for place, name in enumerate(dict.fromkeys(_calls(model, x, every)))}
@@ -143,7 +143,7 @@ def last_layers(model: nn.Module, x: Inputs, k: int) -> list[str]:
     matrices = set(_matrices(model))
     layers = [name for name in ran if name in matrices]
     if k > len(layers):
-        raise ValueError(
+        raise Refused(
             f"expected k to be at most {len(layers)}, got {k}: the {type(model).__name__} has no "
             "more layers with a matrix of weights; lower k"
         )
@@ -156,13 +156,13 @@ def redraw(model: nn.Module, name: str, seed: int) -> None:
     It is drawn on the CPU, so that the same seed gives the same weights on every device.
 
     Raises:
-        ValueError: Where the layer cannot draw itself anew.
+        Refused: Where the layer cannot draw itself anew.
     """
     layer = model.get_submodule(name)
     fresh = copy.deepcopy(layer).cpu()
     reset = getattr(fresh, "reset_parameters", None)
     if not callable(reset):
-        raise ValueError(
+        raise Refused(
             f"expected layer '{name}' ({type(layer).__name__}) to have `reset_parameters`, which "
             "draws its weights anew; it has none: give it one"
         )

@@ -95,7 +95,7 @@ def likelihood_ratio(
             where every record has 32 shadows on each side asked for, and `fixed` elsewhere.
 
     Raises:
-        ValueError: For fewer than two shadows on a side of a record, numbers that are not
+        Refused: For fewer than two shadows on a side of a record, numbers that are not
             finite, or shapes that do not fit.
     """
     least = check(margin, shadows, member, mode)

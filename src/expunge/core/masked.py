@@ -16,7 +16,7 @@ from expunge.core.grads import absolute_gradients
 from expunge.core.losses import PADDING
 from expunge.core.posterior import divergences
 from expunge.core.rng import generator
-from expunge.types import Batch, Data, Inputs, Request
+from expunge.types import Batch, Data, Inputs, Refused, Request
 
 
 class Target(NamedTuple):
@@ -56,12 +56,12 @@ class Masked:
             seed: Of the questions, which are the same every time.
 
         Raises:
-            ValueError: Where no weight may change.
+            Refused: Where no weight may change.
         """
         self._model, self._request, self._size, self._seed = model, request, size, seed
         self._own = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
         if not self._own:
-            raise ValueError(
+            raise Refused(
                 "expected a network with weights to change, but all of its parameters are "
                 "frozen; set requires_grad on those that may"
             )

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Num
 from torch import Tensor
 
+from expunge.types import Refused
+
 
 def largest(numbers: Num[Tensor, " n"], count: int) -> Bool[Tensor, " n"]:
     """Return True for the `count` largest numbers; of equal ones, for the first.
@@ -11,10 +13,10 @@ def largest(numbers: Num[Tensor, " n"], count: int) -> Bool[Tensor, " n"]:
     One selection finds the smallest of them; a sort would put all the others in order too.
 
     Raises:
-        ValueError: Where a number is not one (NaN), which has no place in an order.
+        Refused: Where a number is not one (NaN), which has no place in an order.
     """
     if bool(numbers.isnan().any()):
-        raise ValueError(
+        raise Refused(
             "expected numbers that can be compared, got NaN among them; the gradients or "
             "weights they come from are not finite, so check the original"
         )

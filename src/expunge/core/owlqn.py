@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from expunge.types import Refused
+
 Smooth = Callable[[Float[Tensor, " p"], Float[Tensor, " p"]], float]
 """Returns the smooth part's value at the first row and writes its gradient to the second."""
 
@@ -97,7 +99,7 @@ def minimise(
         `converged`, `iterations`, `evaluations`, `line search` or `stopped`.
 
     Raises:
-        ValueError: Where the objective is not finite at the start.
+        Refused: Where the objective is not finite at the start.
     """
     return _Run(smooth, x, weights, limits, history).go(after)
 
@@ -218,7 +220,7 @@ class _Run:
         self._value = self._ask(x, self._gradient)
         self._penalty = penalty(x, weights)
         if not math.isfinite(self._objective):
-            raise ValueError(
+            raise Refused(
                 f"expected an objective that is finite at the start, got {self._objective}; the "
                 "network's outputs or the weights of the penalty are not"
             )

@@ -28,6 +28,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from expunge.core import rng
 from expunge.core.descent import Diverged, Pass, descend
+from expunge.core.sample import joined
 from expunge.core.state import Norms, lay_out
 from expunge.core.view import View
 from expunge.types import Augment, Batch, Data, Descent, Inputs, Recipe, Task, each
@@ -356,16 +357,6 @@ def _losses(task: Task, stack: Stack, batch: Batch) -> Float[Tensor, " count"]:
 
     whole = outputs, y, batch.index.to(y.device)
     return vmap(one)(*(part.unflatten(0, (stack.count, -1)) for part in whole))
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Return the batches as one, in their order."""
-    xs, ys, indices = zip(*batches, strict=True)
-    if isinstance(xs[0], dict):
-        x: Inputs = {name: torch.cat([x[name] for x in xs]) for name in xs[0]}
-    else:
-        x = torch.cat(xs)
-    return Batch(x, torch.cat(ys), torch.cat(indices))
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

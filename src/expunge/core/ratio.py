@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from expunge.core.sides import Mode, check
+from expunge.types import Refused
 
 FARTHEST = 300.0  # of a ratio's logarithm from 0
 
@@ -50,8 +51,8 @@ def ratio(
         a: Of that line, in [0, 1]; the paper has 0.3 for CIFAR-10.
 
     Raises:
-        ValueError: For fewer than two shadows on a side of a record, numbers that are not
-            finite, or `a` outside [0, 1].
+        Refused: For fewer than two shadows on a side of a record, or numbers that are not finite.
+        ValueError: For `a` outside [0, 1].
     """
     if not 0 <= a <= 1:
         raise ValueError(f"expected a in [0, 1], got {a}")
@@ -84,11 +85,12 @@ def dominated(
         gamma: How much likelier x must be; the paper has 2.
 
     Raises:
-        ValueError: For ratios that are not finite and above 0, no z, or gamma likewise.
+        Refused: For ratios that are not finite and above 0, or no z.
+        ValueError: For a gamma that is not.
     """
     for name, part in (("x", x), ("z", z)):
         if not len(part) or not bool((part.isfinite() & (part > 0)).all()):
-            raise ValueError(
+            raise Refused(
                 f"expected at least 1 ratio of {name}, all finite and above 0, got "
                 f"{int((part.isfinite() & (part > 0)).sum())} such of {len(part)}"
             )

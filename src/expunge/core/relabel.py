@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from expunge.core.descent import Pass
 from expunge.core.state import Norms
-from expunge.types import Batch, Data, Request, Settings, Task
+from expunge.types import Batch, Data, Refused, Request, Settings, Task
 
 Redraw = Literal["once", "epoch", "batch"]
 """When a wrong answer is drawn: once for all, at the start of each epoch, in every batch."""
@@ -116,7 +116,7 @@ class Wrong:
 
     def __init__(self, task: Task, forget: Data, how: Misleading, draws: torch.Generator) -> None:
         if how.redraw != "batch" and type(task).pose is not Task.pose:
-            raise ValueError(
+            raise Refused(
                 f"redraw='{how.redraw}' needs answers that belong to the records, but "
                 f"{task.card.name} draws them with each question; use redraw='batch'"
             )
@@ -150,12 +150,12 @@ def allowed(task: Task, y: Tensor, avoid: Avoid) -> Int[Tensor, " k"] | None:
     """Return the classes to draw from, in order; None where each record avoids its own.
 
     Raises:
-        ValueError: Where the task has no classes to choose from, or none would be left.
+        Refused: Where the task has no classes to choose from, or none would be left.
     """
     if avoid == "true":
         return None
     if task.card.name != "classification":
-        raise ValueError(
+        raise Refused(
             f"avoid='{avoid}' is about classes of records, and {task.card.name} has none; "
             "use avoid='true'"
         )
@@ -163,7 +163,7 @@ def allowed(task: Task, y: Tensor, avoid: Avoid) -> Int[Tensor, " k"] | None:
     if avoid == "forgotten":
         kept[y.cpu().unique()] = False
     if not kept.any():
-        raise ValueError(
+        raise Refused(
             "avoid='forgotten' leaves no class to give: the forget set has records of all "
             f"{task.outputs} classes; use avoid='true', which avoids each record's own"
         )

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from expunge.core import rng
 from expunge.core.descent import Pass, descend, half_precision
-from expunge.core.packed import Stack, joined, pays, refusal
+from expunge.core.packed import Stack, pays, refusal
+from expunge.core.sample import joined
 from expunge.core.state import convolves, device_of, lay_out, mode
 from expunge.types import Augment, Batch, Data, Descent, Inputs, Recipe, each
 
 PACK = 16  # trials that run at the same time, where that is faster
+SMALL = 2**20  # weights of a network that gains on a CPU whatever its layers are
 BLOCK = 16  # steps whose records are read at the same time; memory only, not the result
 
 
@@ -36,7 +38,8 @@ class Lesson:
         lr: Learning rate, the same throughout.
         steps: How many; each shows one candidate, the next one of its trial.
         retained: Retained records beside each candidate.
-        asked: Candidates asked about after each step, the first ones; None asks about all.
+        asked: Candidates asked about after each step, evenly in their order, so that as many of
+            them are shown as of all; None asks about all.
         precision: Of the forward pass, as in training.
     """
 
@@ -133,11 +136,12 @@ def relearn(
 def at_once(network: nn.Module) -> int:
     """Return how many trials of the network are run at the same time: several where that pays.
 
-    An accelerator waits for small batches whatever the layers are; on a CPU only chains of
-    layers gain.
+    An accelerator waits for small batches whatever the layers are. On a CPU chains of layers
+    gain, and of other networks those so small that calling their layers takes most of the time.
     """
-    accelerated = device_of(network).type != "cpu" and refusal(network) is None
-    return PACK if pays(network) or accelerated else 1
+    small = sum(p.numel() for p in network.parameters()) <= SMALL
+    stackable = refusal(network) is None and (small or device_of(network).type != "cpu")
+    return PACK if pays(network) or stackable else 1
 
 
 def together(
@@ -149,8 +153,10 @@ def together(
         learner = Stack([learner] * len(trials))
     count, task, device = len(trials), recipe.task, device_of(learner).type
     half = half_precision(learner, lesson.descent, device)
-    first = torch.arange(len(trials[0].candidates))[: lesson.asked]
-    watched = joined([trial.candidates.take(first) for trial in trials])
+    candidates = len(trials[0].candidates)
+    asked = min(candidates, lesson.asked or candidates)
+    among = torch.arange(asked) * candidates // asked
+    watched = joined([trial.candidates.take(among) for trial in trials])
     x = _laid_out(learner, watched.x)
     told: list[Tensor] = []
 

@@ -155,7 +155,7 @@ class Layout:
         """Refuse a layout of other settings; every shard's last record is in its last slice."""
         found = 1 + int(self.shard.max()), 1 + int(self.slice.max())
         if found != (shards, slices):
-            raise ValueError(
+            raise Refused(
                 f"expected the trace of {shards} shards of {slices} slices, got one of {found[0]} "
                 f"of {found[1]}; unlearn with the settings that the original was trained with"
             )
@@ -308,7 +308,7 @@ class Dealing(NamedTuple):
         """Return where each record of a training set goes.
 
         Raises:
-            ValueError: Where a shard would hold fewer than two records, or classes do not fit.
+            Refused: Where a shard would hold fewer than two records, or classes do not fit.
         """
         shard = self._deal(data, rng.generator(seed, "shards"))
         least = int(torch.bincount(shard, minlength=self.shards).min())

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from expunge.types import Refused
+
 Mode = Literal["online", "offline"]
 """Whether an attack takes shadows of both sides, or those that never saw the record."""
 
@@ -25,15 +27,15 @@ def check(
         mode: Which sides are taken.
 
     Raises:
-        ValueError: For fewer than two shadows on a side of a record, for numbers that are not
+        Refused: For fewer than two shadows on a side of a record, for numbers that are not
             finite, and where there are no records.
     """
     if not len(margin):
-        raise ValueError("expected at least 1 record to score, got none")
+        raise Refused("expected at least 1 record to score, got none")
     for name, part in (("the target's", margin), ("the shadows'", shadows)):
         # The ends tell as much as all numbers do, and sooner.
         if not bool(torch.stack(part.aminmax()).isfinite().all()):
-            raise ValueError(
+            raise Refused(
                 f"{int((~part.isfinite()).sum())} of {name} {part.numel()} margins are not "
                 "finite; its logits are not, or its training diverged: train it anew at a lower "
                 "learning rate, or leave it out"
@@ -43,7 +45,7 @@ def check(
     for name, count in counts.items():
         if int(count.min()) < 2:
             short = count < 2
-            raise ValueError(
+            raise Refused(
                 f"expected at least 2 shadows trained {name} each record, but "
                 f"{int(short.sum())} of {len(margin)} records have fewer, record "
                 f"{int(short.nonzero()[0, 0])} has {int(count[short][0])}; train more shadows, or "

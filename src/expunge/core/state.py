@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from expunge.types import Batch
+from expunge.types import Batch, Refused
 
 Norms = Literal["update", "freeze", "recalibrate"]
 """What becomes of BatchNorm's running statistics: moved by every training batch, left
 alone, or left alone and then re-estimated once on the retained records."""
+
+SPREADLESS = "Expected more than 1 value per channel"  # how PyTorch's refusal begins
 
 
 def norms_of(model: nn.Module) -> list[_BatchNorm]:
@@ -35,6 +37,9 @@ def mode(
         training: Whether dropout drops and BatchNorm may use the batch.
         norms: Unless it is `update`, BatchNorm layers stay in eval mode.
         still: Modules of it that stay in eval mode, whatever they are; their children may not.
+
+    Raises:
+        Refused: Where inside the block a norm is to train on a batch that shows no spread.
     """
     was = [(module, module.training) for module in model.modules()]
     model.train(training)
@@ -45,6 +50,14 @@ def mode(
             norm.eval()
     try:
         yield
+    except ValueError as error:
+        if SPREADLESS not in str(error):
+            raise
+        raise Refused(
+            f"expected at least 2 values of each channel in a batch that a {type(model).__name__} "
+            "with BatchNorm trains on, got 1, which has no spread: the batch is a single record; "
+            "give more records or a larger batch_size, or take a network without BatchNorm"
+        ) from error
     finally:
         for module, training_was in was:
             module.training = training_was

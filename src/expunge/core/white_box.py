@@ -37,7 +37,7 @@ from expunge.core.head import last_linear
 from expunge.core.oracle import THRESHOLD
 from expunge.core.rng import derive, fenced, generator
 from expunge.core.state import mode
-from expunge.types import Batch, Data, Descent, Recipe, Settings, Task
+from expunge.types import Batch, Data, Descent, Recipe, Refused, Settings, Task
 
 EMBEDDING = 10
 """Numbers between 0 and 1 that a record is encoded as."""
@@ -84,11 +84,11 @@ def find_layer(model: nn.Module, data: Data) -> str:
     """Return the name of the layer whose gradient is read.
 
     Raises:
-        ValueError: Where no linear layer gives the network's output, a row per record.
+        Refused: Where no linear layer gives the network's output, a row per record.
     """
     name, output = last_linear(model, data.take(torch.arange(1)).x)
     if output.dim() != 2:
-        raise ValueError(
+        raise Refused(
             f"expected a row of logits for each record, got an output of shape "
             f"{tuple(output.shape)}; the white-box oracle is for classifiers"
         )
@@ -198,14 +198,14 @@ def fit_network(
         recipe: The target's; it is posed as that task, and not augmented.
 
     Raises:
-        ValueError: For signals that are not finite.
+        Refused: For signals that are not finite.
     """
     seen, asked = (data.take(torch.arange(len(data))) for data in (known, choosing))
     assert isinstance(seen.x, dict)
     assert isinstance(asked.x, dict)
     for name, part in seen.x.items():
         if not bool(part.isfinite().all()):
-            raise ValueError(
+            raise Refused(
                 f"the {name} of some records are not finite; the model diverged, and should be "
                 "trained anew"
             )

@@ -1,5 +1,6 @@
 """Data that does not fit in memory: read one batch at a time."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,14 +53,35 @@ class HubRows(Dataset):
 
 
 def stored(x: Any) -> Any:
-    """Return a record's `x` as tensors: pictures as bytes `c h w`, reals in single precision."""
+    """Return a record's `x` as tensors: pictures as bytes `c h w`, reals in single precision.
+
+    Raises:
+        ValueError: For words.
+    """
     if isinstance(x, dict):
         return {name: stored(part) for name, part in x.items()}
     if isinstance(x, Image):
         pixels = np.array(x if x.mode in ("L", "RGB") else x.convert("RGB"))
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-    tensor = torch.as_tensor(x)
+    try:
+        tensor = torch.as_tensor(x)
+    except (TypeError, ValueError) as error:
+        if not _worded(x):
+            raise
+        raise ValueError(
+            f"expected records (x, y) of numbers, got {reprlib.repr(x)} in one; where it is a "
+            "class, number the classes from 0 and give their names, in that order, as `classes` "
+            "of `expunge.data.objects.from_dataset` or of `Sets`; where it is a text, give the "
+            "numbers of its tokens"
+        ) from error
     return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _worded(x: Any) -> bool:
+    """Return whether this is text, or a sequence that has some."""
+    if isinstance(x, list | tuple):
+        return any(map(_worded, x))
+    return isinstance(x, str | bytes) or getattr(getattr(x, "dtype", None), "kind", "-") in "USO"
 
 
 def offered(records: Any) -> Tensor | None:

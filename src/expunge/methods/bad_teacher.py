@@ -30,7 +30,7 @@ from expunge.core.descent import Pass, descend, settle
 from expunge.core.rng import derive, fenced, generator
 from expunge.core.state import Norms, device_of
 from expunge.method import Method, MethodCard, Preset, Sizes
-from expunge.types import Batch, Data, Descent, Inputs, Model, Request, each
+from expunge.types import Batch, Data, Descent, Inputs, Model, Refused, Request, each
 
 CODE = "https://github.com/vikram2000b/bad-teaching-unlearning, its notebook on CIFAR-100"
 
@@ -137,11 +137,11 @@ class BadTeacher(Method):
         """Return the forget set and, after it, the sample of the retain set.
 
         Raises:
-            ValueError: Where there is nothing to draw the sample from.
+            Refused: Where there is nothing to draw the sample from.
         """
         retain = request.retain
         if not len(retain):
-            raise ValueError(
+            raise Refused(
                 "expected retained records for the original to teach, got none; forget fewer, or "
                 "take a method that does without, such as 'gradient_ascent'"
             )

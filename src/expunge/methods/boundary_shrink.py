@@ -36,7 +36,7 @@ from expunge.core.relabel import allowed, row_of
 from expunge.core.rng import generator
 from expunge.core.state import mode
 from expunge.method import Method, MethodCard, Preset, Sizes
-from expunge.types import Batch, Descent, Inputs, Request
+from expunge.types import Batch, Descent, Inputs, Refused, Request
 
 CODE = "https://github.com/rainmilk/mra4mu, scripts/{}/unlearn.sh; eps there is of images that "
 SCALED = "were divided by about 0.25: here a quarter of it"
@@ -90,7 +90,7 @@ def nearest_wrong(
         the true class, or where it ended if it never did.
 
     Raises:
-        ValueError: Where the loss does not depend on `x` by way of derivatives.
+        Refused: Where the loss does not depend on `x` by way of derivatives.
     """
     at, nearest = x, torch.full_like(y, -1)
     flipped, moved = torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(y, dtype=torch.bool)
@@ -118,7 +118,7 @@ def _slope(logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
         total = cross_entropy(logits, y).sum()
         (slope,) = torch.autograd.grad(total, x, allow_unused=True)
     if slope is None:
-        raise ValueError(FLAT)
+        raise Refused(FLAT)
     return slope
 
 
@@ -126,12 +126,12 @@ def real(x: Inputs) -> Tensor:
     """Return records that are one tensor of real numbers.
 
     Raises:
-        ValueError: Where they are anything else.
+        Refused: Where they are anything else.
     """
     if isinstance(x, Tensor) and x.is_floating_point():
         return x
     what = "a dict of tensors" if isinstance(x, dict) else f"numbers of type {x.dtype}"
-    raise ValueError(
+    raise Refused(
         f"boundary_shrink moves records by small steps, for which it needs one tensor of real "
         f"numbers, got {what}; use random_label, which moves none"
     )
@@ -141,11 +141,11 @@ def check_pixels(x: Tensor) -> None:
     """Refuse images that are not pixels in [0, 1].
 
     Raises:
-        ValueError: Naming the range found.
+        Refused: Naming the range found.
     """
     low, high = x.min().item(), x.max().item()
     if low < 0 or high > 1:
-        raise ValueError(
+        raise Refused(
             f"expected pixels in [0, 1], got {low:.3g} to {high:.3g}; have the network "
             "normalise its input itself, or set clamp=False and give eps in these units"
         )
@@ -249,7 +249,7 @@ class BoundaryShrink(Method):
                 found.append(nearest_wrong(model, x, y, forbidden, **reach))
         classes, flipped, moved = (torch.cat(part) for part in zip(*found, strict=True))
         if not moved.any():
-            raise ValueError(FLAT)
+            raise Refused(FLAT)
         notes.add("found", flipped.float().mean().item())
         return classes
 

@@ -30,7 +30,7 @@ from expunge.core.layers import first_layer, redraw
 from expunge.core.rng import generator
 from expunge.core.state import Norms
 from expunge.method import Method, MethodCard, Preset, Sizes
-from expunge.types import Batch, Descent, Request, Task
+from expunge.types import Batch, Descent, Refused, Request, Task
 
 SEED_PAPER = "https://hal.science/hal-05046594v1: the number of epochs alone"
 
@@ -83,7 +83,7 @@ class Distillation(Method):
 
     def unlearn(self, model: nn.Module, request: Request, seed: int) -> nn.Module:
         if self.warmup.epochs and not len(request.val):
-            raise ValueError(
+            raise Refused(
                 "expected validation records for distillation to warm up on, got none; hold some "
                 "out (`holdout`), or leave the warm-up out with warmup.epochs = 0"
             )

@@ -27,7 +27,10 @@ What the paper leaves open, and departures from it:
     6. By default it stops when the divergence has fallen to a quarter, and goes back to the last
        iterate within the `budget` of accuracy on the probe. The paper names no rule.
     7. Batches are added up, so that a forget set may be of any size. Memory beside the network
-       is twice the history and eight more rows of as many numbers as it has weights.
+       is twice the history and eight more rows of as many numbers as it has weights, and eight
+       further ones with `profile="paper"`, whose optimiser keeps copies of its own.
+    8. Non-members are compared with the training records by content, which reads these once:
+       what else is done grows with the forget set alone.
 """
 
 import copy

@@ -33,7 +33,7 @@ from expunge.core.grads import mean_gradient
 from expunge.core.rng import generator
 from expunge.core.state import lay_out, mode
 from expunge.method import Method, MethodCard, Preset, Search, Sizes
-from expunge.types import Batch, Data, Request, Task
+from expunge.types import Batch, Data, Refused, Request, Task
 
 CODE = "https://github.com/rainmilk/mra4mu, scripts"
 
@@ -145,7 +145,7 @@ class Influence(Method):
 
     def unlearn(self, model: nn.Module, request: Request, seed: int) -> nn.Module:
         if self.step == "line_search" and not len(request.val):
-            raise ValueError(
+            raise Refused(
                 "the line search needs validation records and there are none; hold some out, "
                 "or give a step of your own: step='fixed' and a scale"
             )

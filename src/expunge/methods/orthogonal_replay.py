@@ -47,7 +47,7 @@ from expunge.core.relabel import Misleading, Wrong
 from expunge.core.rng import generator
 from expunge.core.state import Norms, mode
 from expunge.method import Method, MethodCard, Preset, Search, Sizes
-from expunge.types import Batch, Descent, Request, Task
+from expunge.types import Batch, Descent, Refused, Request, Task
 
 CODE = "https://github.com/orthogonalunlearning-replay/OUR, {}"
 LOOK = 2  # records; of one alone, its row could not be told from any other first dimension
@@ -310,7 +310,7 @@ class OrthogonalReplay(Method):
 
     def _weigh(self, names: Sequence[str]) -> dict[str, float]:
         if self.weights and len(self.weights) != len(names):
-            raise ValueError(
+            raise Refused(
                 f"expected one weight for each of the {len(names)} layers {', '.join(names)}, got "
                 f"{len(self.weights)}; leave `weights` out to have all count alike"
             )

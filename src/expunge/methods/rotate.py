@@ -26,7 +26,7 @@ from expunge.core.descent import Pass, descend, settle
 from expunge.core.rng import generator
 from expunge.core.state import Norms
 from expunge.method import Method, MethodCard, Preset, Sizes
-from expunge.types import Batch, Descent, Request
+from expunge.types import Batch, Descent, Refused, Request
 
 SEED_PAPER = "https://hal.science/hal-05046594v1: the number of epochs alone"
 
@@ -36,19 +36,19 @@ def transpose(model: nn.Module) -> None:
     """Swap rows and columns of every two-dimensional convolution's kernel, in place.
 
     Raises:
-        ValueError: Before any change, where a kernel is not square, or all are 1 x 1.
+        Refused: Before any change, where a kernel is not square, or all are 1 x 1.
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     for name, layer in layers.items():
         high, wide = layer.kernel_size
         if high != wide:
-            raise ValueError(
+            raise Refused(
                 f"expected square kernels, got {high} x {wide} in layer '{name}'; transposed, it "
                 "would be of another shape than the network's: take 'deviation' or 'pruning', "
                 "which go without"
             )
     if all(layer.kernel_size == (1, 1) for layer in layers.values()):
-        raise ValueError(
+        raise Refused(
             f"expected a convolution of 2 x 2 or more, but all {len(layers)} are of 1 x 1, which "
             "transposing leaves as they are; take 'deviation' or 'pruning'"
         )

@@ -37,7 +37,7 @@ from expunge.core.head import check_classes
 from expunge.core.rng import generator
 from expunge.core.state import Norms, mode
 from expunge.method import Method, MethodCard, Preset, Search, Sizes
-from expunge.types import Batch, Data, Descent, Request
+from expunge.types import Batch, Data, Descent, Refused, Request
 
 CODE = "https://github.com/meghdadk/SCRUB, {}"
 REMINISCENCE = (
@@ -62,12 +62,12 @@ def same_mix(
         forget: The forget set's classes.
 
     Raises:
-        ValueError: Where a class of the forget set has no record here.
+        Refused: Where a class of the forget set has no record here.
     """
     classes, counts = forget.unique(return_counts=True)
     missing = sorted({*classes.tolist()} - {*y.unique().tolist()})
     if missing:
-        raise ValueError(
+        raise Refused(
             "expected validation records of every class of the forget set for scrub to rewind "
             f"by, but there are none of class {', '.join(map(str, missing[:5]))}; hold more out "
             "(`holdout`), or leave the rewinding out with rewind = False"
@@ -301,7 +301,7 @@ class Scrub(Method):
         if not self.rewind or not self.descent.epochs:
             return None
         if request.task.card.name != "classification":
-            raise ValueError(
+            raise Refused(
                 "rewind compares how often classes are mistaken, and "
                 f"{request.task.card.name} has no class of a record; use rewind = False"
             )

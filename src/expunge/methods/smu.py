@@ -10,9 +10,11 @@ is a baseline.
 
 Departures from the paper:
     1. Nobody knows at training what will be forgotten. Training keeps the weights that each
-       epoch began with, and the forget set's gradients are taken from these at unlearning, in
-       eval mode and without augmentation: what the paper records, but for the drift of the
-       weights within an epoch. It costs one pass over the forget set per epoch of training.
+       epoch began with, and the forget set's gradients are taken from these at unlearning,
+       without augmentation and dropout: what the paper records, but for the drift of the weights
+       within an epoch. Three retained records go through the network beside each, since the
+       running statistics of an early epoch are not those that BatchNorm trained by. It costs
+       four times the forget set per epoch of training.
     2. A record's gradient is subtracted as often as it was added: times the sum of the epoch's
        learning rates over the number of records, which is the mean of rate over batch size for
        a record that may be in any batch. Momentum adds a gradient up to 1 / (1 - momentum)
@@ -38,11 +40,15 @@ from expunge.core import notes, rng
 from expunge.core.cost import Cost
 from expunge.core.descent import ADAMW_LEAST, ADAMW_SQUARES, Pass, descend, settle, teach
 from expunge.core.grads import mean_gradient
+from expunge.core.relearn import deal
 from expunge.core.rng import generator
 from expunge.core.state import Norms
 from expunge.core.traces import affordable, given, part_of, size_of, state_of
+from expunge.core.view import View
 from expunge.method import Method, MethodCard, Search, Sizes
 from expunge.types import Data, Descent, Recipe, Request, Trace, steps_of
+
+BESIDE = 3  # retained records that go through the network with each forgotten one
 
 
 def weights_of_epochs(descent: Descent, steps: int, records: int) -> list[float]:
@@ -202,16 +208,20 @@ class SMU(Method):
         for epoch, weight in enumerate(weights):
             then.load_state_dict(part_of(trace, str(epoch)))
             draws = generator(seed, "gradients", epoch)
-            batches = recipe.ordered(request.forget, self.descent.batch_size, draws)
-            gradient = mean_gradient(then, request.task, batches)
+            rows = deal(len(request.retain), BESIDE * len(request.forget), draws)
+            size = max(1, self.descent.batch_size // (1 + BESIDE))
+            batches = recipe.ordered(request.forget, size, draws)
+            beside = recipe.ordered(View(request.retain, rows), BESIDE * size, draws)
+            gradient = mean_gradient(then, request.task, batches, beside)
             for name, part in gradient.items():
                 times = weight[name].to(part) / records if isinstance(weight, Mapping) else weight
                 added[name].sub_(part * times, alpha=len(request.forget))
-        size = sum(float(part.double().square().sum()) for part in added.values()) ** 0.5
-        notes.add("norm of what is taken back", self.scale * size)
+        norm = sum(float(part.double().square().sum()) for part in added.values()) ** 0.5
+        notes.add("norm of what is taken back", self.scale * norm)
         return added
 
     def work(self, sizes: Sizes) -> Cost:
-        samples = sizes.forget * sizes.epochs + sizes.retain * self.descent.epochs
+        looked = (1 + BESIDE) * sizes.forget * sizes.epochs
+        samples = looked + sizes.retain * self.descent.epochs
         again = sizes.retain * (self.norms == "recalibrate")
         return Cost(forward=samples + again, backward=samples)

@@ -12,10 +12,16 @@
 
 Nothing is lost either way but the rounding to single precision: classes, decision values and
 probabilities are the same. Controls are retrained by the recipe's gradient descent, not by
-scikit-learn's solver, with the same loss and, for C = 1 / (records x weight decay), the same
-penalty but for the intercept's. A scaler's mean and deviation are statistics of the records it
-was fitted on, forgotten ones included, and every control has the same: fit it on other records
-where that matters.
+scikit-learn's solver, with the estimator's own loss: cross-entropy, or of each class against the
+rest the log loss, the hinge or its square. With C = 1 / (records x weight decay), or
+alpha = weight decay, they have the same L2 penalty but for the intercept's; a logistic regression
+of two classes takes twice that decay, since each of its two rows has half of the coefficients.
+Other penalties and class weights are not taken over. A scaler's mean and deviation are statistics
+of the records it was fitted on, forgotten ones included, and every control has the same: fit it
+on other records where that matters.
+
+A support vector machine's margins have the temperature 1, original and controls alike
+(`expunge.models.svm`).
 
 A pickled estimator is never loaded, since a pickle may run code when it is read; persist
 estimators with `skops.io`, and hand over the object.
@@ -35,13 +41,18 @@ from expunge.models.normalize import Normalize
 from expunge.models.svm import SVM, Temperature
 from expunge.types import Architecture
 
-Kind = Literal["softmax", "sigmoids", "hinge"]
+Kind = Literal["softmax", "sigmoids", "hinge", "squared_hinge"]
 
-LOSSES: dict[str, Kind] = {"log_loss": "sigmoids", "hinge": "hinge", "squared_hinge": "hinge"}
+LOSSES: dict[str, Kind] = {
+    "log_loss": "sigmoids",
+    "hinge": "hinge",
+    "squared_hinge": "squared_hinge",
+}
 TAIL: dict[Kind, tuple[type[nn.Module], ...]] = {
     "softmax": (),
     "sigmoids": (nn.LogSigmoid,),
     "hinge": (Temperature,),
+    "squared_hinge": (Temperature,),
 }
 
 
@@ -63,7 +74,7 @@ class Parts(NamedTuple):
     @property
     def pair(self) -> float:
         """How far apart two classes' outputs are for a decision value of 1."""
-        return 2.0 if self.kind == "hinge" else 1.0
+        return 2.0 if self.kind in ("hinge", "squared_hinge") else 1.0
 
 
 def is_estimator(model: object) -> bool:
@@ -105,8 +116,9 @@ def from_sklearn(estimator: Any) -> tuple[nn.Module, Architecture]:
     support vector machine, so that both hinges are met alike.
 
     Args:
-        estimator: A LogisticRegression, a LinearSVC, or an SGDClassifier by `log_loss`,
-            `hinge` or `squared_hinge`; or a Pipeline of a StandardScaler and one of these.
+        estimator: A LogisticRegression, a LinearSVC of one class against the rest, or an
+            SGDClassifier by `log_loss`, `hinge` or `squared_hinge`; or a Pipeline of a
+            StandardScaler and one of these.
 
     Raises:
         ValueError: For any other, or one that is not fitted.
@@ -123,7 +135,8 @@ def from_sklearn(estimator: Any) -> tuple[nn.Module, Architecture]:
     made: dict[Kind, Architecture] = {
         "softmax": Linear(**levels),
         "sigmoids": Linear(**levels, one_vs_rest=True),
-        "hinge": SVM(**levels),
+        "hinge": SVM(**levels, squared=False),
+        "squared_hinge": SVM(**levels),
     }
     network = made[kind].build((len(mean),), len(weight))
     with torch.no_grad():
@@ -220,7 +233,14 @@ def _kind(classifier: Any) -> Kind:
         each = getattr(classifier, "multi_class", None) == "ovr"  # until scikit-learn 1.7
         return "sigmoids" if each or classifier.solver == "liblinear" else "softmax"
     if isinstance(classifier, LinearSVC):
-        return "hinge"
+        if classifier.multi_class == "crammer_singer":
+            raise ValueError(
+                "expected a LinearSVC of one class against the rest, got multi_class="
+                "'crammer_singer', whose one hinge over all classes no network here is trained "
+                "by, so that no control could be retrained as it was; fit it with "
+                "multi_class='ovr'"
+            )
+        return LOSSES[classifier.loss]
     if isinstance(classifier, SGDClassifier):
         if classifier.loss not in LOSSES:
             raise ValueError(
@@ -254,10 +274,10 @@ def _read(module: nn.Module, kind: Kind, features: int) -> tuple[np.ndarray, ...
         and all(type(one) in TAIL[kind] for one in tail)
         and (kind != "sigmoids" or tail)
     ):
-        wanted = {"softmax": "'linear'", "sigmoids": "'linear' with one_vs_rest", "hinge": "'svm'"}
+        known = {"softmax": "'linear'", "sigmoids": "'linear' with one_vs_rest"}
         raise ValueError(
-            f"expected a network of architecture {wanted[kind]}, as `from_sklearn` makes of this "
-            f"estimator, got a {type(module).__name__} of "
+            f"expected a network of architecture {known.get(kind, repr('svm'))}, as "
+            f"`from_sklearn` makes of this estimator, got a {type(module).__name__} of "
             f"{', '.join(type(one).__name__ for one in layers) or 'no layers'}"
         )
     found = {name: _double(value) for name, value in module.state_dict().items()}

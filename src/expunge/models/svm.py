@@ -7,7 +7,8 @@ https://scikit-learn.org/stable/modules/svm.html
 A margin is no logit. Audits and methods that compare posteriors take them from the softmax of
 margins over a temperature, as Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
 Networks", ICML 2017, https://arxiv.org/abs/1706.04599, fit it: once, on records held out, after
-which it stands for every model of the recipe.
+which it stands for every model of the recipe. It is a setting of the recipe, so that nothing fits
+it unasked; left alone it is 1 for all of them.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from expunge.core.state import mode
 from expunge.models.normalize import Level, first
 from expunge.models.shapes import answers, flat
-from expunge.types import Architecture, Card, Data, Task
+from expunge.types import Architecture, Card, Data, Task, later
 
 STEPS = 100  # of bisection; each halves the interval's logarithm
 
@@ -71,16 +72,18 @@ def calibrate(margins: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> floa
 
 @dataclass(frozen=True, kw_only=True)
 class SVM(Architecture):
-    """One linear layer; training minimises the squared hinge of each class against the rest.
+    """One linear layer, trained by the hinge, squared or not, of each class against the rest.
 
     With weight decay w and n records, that of weights and biases alike, it is LinearSVC with
-    C = 1 / (n w). Its gradient is defined everywhere, which methods that read gradients want. What
-    the network gives are margins over the temperature, so that their softmax is the posterior.
-    The temperature changes neither the training nor the classes that are named.
+    C = 1 / (n w). What the network gives are margins over the temperature, so that their softmax
+    is the posterior. The temperature changes neither the training nor the classes that are named.
 
     Attributes:
         temperature: What margins are divided by; `calibrated` finds it. At 1 the last layer
             is the linear one, which methods that change the last layer ask for.
+        squared: Whether the hinge is squared. Its gradient is then defined everywhere, which
+            methods that read gradients want; the plain hinge has a kink, and no curvature at
+            all, so that a step by inverse curvature is one along the gradient.
         mean: Subtracted from inputs; None is 0.5 for images and 0 for features.
         std: Divides inputs; None is 0.25 for images and 1 for features.
     """
@@ -90,6 +93,7 @@ class SVM(Architecture):
     temperature: float = 1.0
     mean: Level | None = None
     std: Level | None = None
+    squared: bool = later(True)
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -108,7 +112,8 @@ class SVM(Architecture):
                 "or 'denoiser' for denoising"
             )
         asked: Any = task  # its class is beside this package, not below it
-        return replace(asked, objective="hinge", temperature=self.temperature)
+        objective = "hinge" if self.squared else "plain_hinge"
+        return replace(asked, objective=objective, temperature=self.temperature)
 
     def calibrated(self, network: nn.Module, held_out: Data) -> "SVM":
         """Return these settings with the temperature that fits records held out of training.

@@ -11,11 +11,11 @@ from functools import cached_property
 from statistics import fmean, variance
 from typing import Any, Literal
 
-from expunge.study.estimate import Estimate, number, student
+from expunge.study.estimate import Estimate, number, over_models, student, welch
 from expunge.study.groups import Group, Record, flat, frozen, gathered, group
 from expunge.study.published import forsaken as paper
 from expunge.study.rows import Column, Row
-from expunge.study.summary import Answer, answers, findings, tabulate
+from expunge.study.summary import Answer, answers, findings, retrained, tabulate
 
 RATE, EXPOSURE = "forgetting_rate", "exposure"
 READ = (RATE, EXPOSURE, "accuracy")
@@ -122,7 +122,7 @@ class Trial:
     def told(self, row: Row | None, value: str, audit: str = "") -> Number | None:
         """Return a value of an audit; None where it was not asked."""
         audit = audit or self.audit
-        asked = answers(row, audit) if row else []
+        asked = _asked(row, audit) if row else []
         if row is None or not asked or not any(value in a["values"] for a in asked):
             return None
         cell = row.cells.get(_column(audit, value))
@@ -141,20 +141,41 @@ class Trial:
 
         Before is the common original of the seed, even for methods that train their own.
         """
-        if row is None:
+        if row is None or row.kind == "original":
             return None
-        before = {r["seed"]: _accuracy(r, "original")[0] for r in reversed(self._asked)}
+        if row.kind == "retrained":
+            estimate = self._retraining(row)
+            return None if estimate is None else Number(estimate=estimate)
+        before = self._before
         lost = [
             before[record["seed"]] - after
-            for record in (_firsts(self._asked) if row.kind != "method" else row.records)
-            for after in _accuracy(record, "unlearned" if row.kind == "method" else row.kind)
-            if record["seed"] in before
+            for record in row.records
+            if record["seed"] in before and (after := _tested(record, "unlearned")) is not None
         ]
         if not lost:
             return None
         return Number(
             estimate=student(lost, "seeds"), variance=variance(lost) if len(lost) > 1 else None
         )
+
+    def _retraining(self, row: Row) -> Estimate | None:
+        """Return how much less accurate the retrained models are than the originals."""
+        before = self._before
+        models = [
+            {s: v for s, a in each.items() if s in before and (v := _test(a)) is not None}
+            for each in retrained(row.records, "accuracy")
+        ]
+        if any(len(each) > 1 for each in models):
+            # Models that seeds share belong to no one seed's original: these are two samples.
+            own = [fmean(each.values()) for each in models if each]
+            return welch([*before.values()], own, "models" if len(own) > 1 else "seeds")
+        return over_models([{s: before[s] - v for s, v in each.items()} for each in models])
+
+    @cached_property
+    def _before(self) -> Mapping[int, float]:
+        """The test accuracy of every seed's common original."""
+        told = [(r["seed"], _tested(r, "original")) for r in self.rows[0].records]
+        return {seed: test for seed, test in reversed(told) if test is not None}
 
     def seconds(self, row: Row | None) -> Number | None:
         """Return how long it took: to unlearn, and for retrained models to train."""
@@ -167,11 +188,6 @@ class Trial:
         if row.kind == "method":
             return None if row.passes is None else row.passes.value
         return 3.0 * self.first["forget"]["retain"] * self.epochs
-
-    @property
-    def _asked(self) -> list[Record]:
-        """Its records that tell accuracies, of methods that start from the common original."""
-        return [r for r in self.rows[0].records if _accuracy(r, "original")] if self.rows else []
 
     def setting(self, name: str) -> Any:
         """Return a setting of the data, or None where it has none of the name."""
@@ -279,18 +295,21 @@ def _unseen(asked: Sequence[Answer]) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def _accuracy(record: Record, kind: str) -> list[float]:
-    """Return the test accuracies of a record's models of one kind."""
+def _asked(row: Row, audit: str) -> list[Answer]:
+    """Return all that an audit answered: of a retrained model what it did under every seed."""
+    if row.kind != "retrained":
+        return answers(row, audit)
+    return [answer for each in retrained(row.records, audit) for answer in each.values()]
+
+
+def _tested(record: Record, kind: Literal["unlearned", "original"]) -> float | None:
+    """Return the test accuracy of a record's model."""
     finding = next((f for f in record["findings"] if f["audit"] == "accuracy"), None)
-    if finding is None:
-        return []
-    told = finding[kind] if kind == "retrained" else [finding[kind]]
-    known = (number(answer["values"].get("test")) for answer in told)
-    return [value for value in known if value is not None]
+    return None if finding is None else _test(finding[kind])
 
 
-def _firsts(records: Sequence[Record]) -> list[Record]:
-    return [same[0] for same in gathered(records, lambda record: record["seed"]).values()]
+def _test(answer: Answer) -> float | None:
+    return number(answer["values"].get("test"))
 
 
 def usual(of: Sequence[Trial]) -> list[Trial]:

@@ -15,8 +15,11 @@ ITERATIONS = "iterations"
 SHARE = Column("", "", "", "%")
 CAPTION = (
     "Rates and accuracies in %, mean [95 % interval]: Student's t over seeds where two or more "
-    "differ; in a single run ° over its records (bootstrap), * over the retrained models. Var.: "
-    "variance over seeds, in points². FR = (AF - BF) / BT, of the records that the oracle called "
+    "differ; * over the retrained models, and where several seeds share these over both (two such "
+    "intervals, their reaches in quadrature; of losses of accuracy Welch's, of models and "
+    "originals, of which one alone counts as known); ° over the records of one run (bootstrap; of "
+    "a class's recall Clopper and Pearson's). Var.: variance over seeds, of retraining over models "
+    "too, in points². FR = (AF - BF) / BT, of the records that the oracle called "
     "members before (BT), how many more it calls no members after; CFR, the same of retained "
     "records. More is not better: retraining says what is right. The original has 0 of both. "
     "Losses of accuracy are in points since before unlearning, where all methods have the one "
@@ -207,4 +210,5 @@ def ran(row: Row) -> str:
 def _ends(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"[{clock(max(0.0, estimate.low))}, {clock(estimate.high)}]"
+    sign = "*" if estimate.basis == "models" else ""
+    return f"[{clock(max(0.0, estimate.low))}, {clock(estimate.high)}]{sign}"

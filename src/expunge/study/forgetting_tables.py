@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from expunge.study.estimate import student
+from expunge.study.estimate import Estimate, counted, fraction, number, over_models
 from expunge.study.forgetting import (
     EXPOSURE,
     OWN,
@@ -44,7 +44,7 @@ from expunge.study.forgetting_cells import (
 from expunge.study.groups import gathered, spoken
 from expunge.study.published import forsaken as paper
 from expunge.study.rows import Row
-from expunge.study.summary import answers, findings
+from expunge.study.summary import Answer, answers, findings, retrained
 from expunge.study.table import NONE
 
 OTHERS = {"amnesiac": "Amnesiac"}
@@ -596,10 +596,38 @@ def recalled(trial: Trial, row: Row | None) -> Number | None:
     classes = [str(name) for name in trial.first["data"].get("classes") or ()]
     name = victim(trial)
     at = classes.index(name) if name in classes else trial.setting("flip_from")
-    asked = answers(row, "accuracy") if row and isinstance(at, int) else []
-    told = [answer["arrays"].get("per_class_test") or [] for answer in asked]
-    known = [v[at] for v in told if len(v) > at and v[at] is not None]
-    return Number(estimate=student(known, "seeds")) if known else None
+    if row is None or not isinstance(at, int):
+        return None
+    if row.kind == "retrained":
+        models = retrained(row.records, "accuracy")
+    else:
+        models = [{seed: answer} for seed, answer in enumerate(answers(row, "accuracy"))]
+    told = [
+        {s: (v, answer) for s, answer in each.items() if (v := _recall(answer, at)) is not None}
+        for each in models
+    ]
+    estimate = over_models([{s: v for s, (v, _) in each.items()} for each in told])
+    if estimate is None:
+        return None
+    if estimate.low is None:
+        # All agree, as equally many of few records do: one run's records tell how few.
+        first = next(answer for each in told for _, answer in each.values())
+        estimate = _of_records(estimate, first, at)
+    return Number(estimate=fraction(estimate))
+
+
+def _recall(answer: Answer, at: int) -> float | None:
+    """Return the recall of a class; None where it is not told or has no test records."""
+    shares = answer["arrays"].get("per_class_test") or []
+    return number(shares[at]) if len(shares) > at else None
+
+
+def _of_records(estimate: Estimate, answer: Answer, at: int) -> Estimate:
+    """Return a recall with the interval over the class's test records, if they were counted."""
+    counts = answer["arrays"].get("confusion_test") or []
+    if len(counts) <= at:
+        return estimate
+    return counted(counts[at][at], sum(counts[at]), estimate.n)
 
 
 def exposures(reading: Reading) -> Table | None:

@@ -2,7 +2,8 @@
 
 The expectations were written down before the runs: retrained models are told by chance, weak
 methods surely, the defence hardly even by an attacker who knows it, at little cost and with its
-accuracy kept. They are tested over models, never on one number: see `statements`.
+accuracy kept. They are tested over models, never on one number: see `statements`. Only counts,
+which have no chance in them, need no test.
 """
 
 from collections.abc import Iterator, Sequence
@@ -116,18 +117,13 @@ def _costs(study: Study, row: Row | None) -> Iterator[Statement]:
 
 
 def at_most(what: str, counts: Sequence[float], limit: float) -> Statement:
-    """Return the statement that counts, which have no chance in them, are at most a number.
-
-    Counts of one run alone are not resolved.
-    """
+    """Return the statement that counts are at most a number; those of one run decide it too."""
     test, n = "counted in every run", len(counts)
-    if n < 2:
-        missing = "1 repetition is too few; it takes 2" if n else "not run"
-        value = counts[0] if n else None
-        return Statement(what=what, test=test, n=n, value=value, missing=missing)
+    if not counts:
+        return Statement(what=what, test=test, missing="not run")
     p = 0.0 if max(counts) <= limit else 1.0
     contrary = 0.0 if min(counts) > limit else 1.0
-    low, high = min(counts), max(counts)
+    low, high = (min(counts), max(counts)) if n > 1 else (None, None)
     value = sum(counts) / n
     return Statement(
         what=what, test=test, n=n, value=value, low=low, high=high, p=p, contrary=contrary

@@ -2,11 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean, mode
 from typing import Any, Literal
 
-from expunge.study.estimate import Estimate, bootstrapped, mean_answer, number, student
+from expunge.study.estimate import (
+    Basis,
+    Estimate,
+    bootstrapped,
+    fraction,
+    mean_answer,
+    models_answer,
+    number,
+    student,
+)
 from expunge.study.groups import Group, Record, frozen, gathered, group, labels
 from expunge.study.rows import Cell, Column, Row, kind
 
@@ -27,7 +35,8 @@ SHOWN: dict[str, dict[str, tuple[str, str]]] = {
     "loss_attack": {"auc": ("Attack AUC", ""), "tpr_at_1%_fpr": ("Attack TPR at 1 % FPR", "%")},
     "membership_recall": {"after_forget": ("Recalled labels", "%")},
     "output_divergence": {"js_forget": ("Forget divergence", "nats")},
-    "weight_distance": {"l2": ("Weights moved", "L2")},
+    # Not its headline, of which BatchNorm's running statistics, no weights, are a part.
+    "weight_distance": {"parameters": ("Weights moved", "L2")},
     "cost": {"of_retraining": ("Work", "% of retraining")},
 }
 FRACTIONS = {
@@ -97,6 +106,22 @@ def _controls(records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Answer
         took = clock[place] if place < len(clock) else None
         values = {label: answer["values"] for label, answer in each.items()}
         yield frozen(values if took is None else took), each
+
+
+def retrained(records: Sequence[Record], audit: str) -> list[dict[int, Answer]]:
+    """Return what an audit answered about each retrained model, by seed.
+
+    Args:
+        records: Of every method; a control is repeated in each.
+        audit: Its label.
+    """
+    found: dict[str, dict[int, Answer]] = {}
+    asked = [r for r in records if audit in findings(r)]
+    for same in gathered(asked, lambda r: r["seed"]).values():
+        for name, each in _controls(same):
+            if audit in each:
+                found.setdefault(name, {})[same[0]["seed"]] = each[audit]
+    return [*found.values()]
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -204,9 +229,7 @@ def _unseen(found: Sequence[Finding], side: str, column: Column) -> Estimate | N
 
 def _possible(estimate: Estimate, column: Column) -> Estimate:
     """Cut a fraction's interval to [0, 1]."""
-    if not column.bounded or estimate.low is None:
-        return estimate
-    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high or 0.0))
+    return fraction(estimate) if column.bounded else estimate
 
 
 def _gaps(found: Sequence[Finding], side: str, column: Column) -> list[float]:
@@ -237,9 +260,9 @@ def reference(finding: Finding, column: Column) -> float | None:
     return fmean(values) if values else None
 
 
-def _mean(values: Sequence[object]) -> Estimate | None:
+def _mean(values: Sequence[object], basis: Basis = "seeds") -> Estimate | None:
     known = [v for value in values if (v := number(value)) is not None]
-    return student(known, "seeds") if known else None
+    return student(known, basis) if known else None
 
 
 def _by_seed(records: Sequence[Record], column: Column) -> list[list[Finding]]:
@@ -277,32 +300,28 @@ def _original(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> 
 
 
 def _shared(found: Sequence[Finding], column: Column) -> Finding | None:
-    """Return a finding whose original says what most say, of several the first."""
+    """Return a finding whose original says what most say, of several the fullest."""
     told = [(v, f) for f in found if (v := _value(f["original"], column)) is not None]
     if not told:
         return None
     most = mode([value for value, _ in told])
-    return next(f for value, f in told if value == most)
+    agreeing = [f for value, f in told if value == most]
+    # That of a method that is one of the retrained models lacks that one.
+    return max(agreeing, key=lambda each: len(each["retrained"]))
 
 
 def _retrained(of: Group, records: Sequence[Record], shown: Sequence[Column]) -> Row | None:
     cells = {}
+    models = {audit: retrained(records, audit) for audit in {c.audit: None for c in shown}}
+    names = {label: f["audit"] for r in records for label, f in findings(r).items()}
     for column in shown:
-        # That of a method that is one of them lacks that one.
-        fullest = [
-            max(f, key=lambda each: len(each["retrained"])) for f in _by_seed(records, column)
-        ]
-        found = [each["retrained"] for each in fullest]
-        means = [mean_answer(answers, column.value, "models") for answers in found]
-        known = [m for m in means if m is not None]
-        if not known:
+        asked = models[column.audit]
+        estimate = models_answer(asked, column.value)
+        if estimate is None:
             continue
-        over = student([m.value for m in known], "seeds")
-        estimate = known[0] if over.low is None else over
-        asked = [answer for answers in found for answer in answers]
         cells[column] = Cell(
             estimate=_possible(estimate, column),
-            warnings=_warnings(fullest[0]["audit"], asked),
+            warnings=_warnings(names[column.audit], [a for each in asked for a in each.values()]),
         )
     seconds = [s for r in records for s in r["measured"].get("retraining_seconds") or []]
     if not cells:
@@ -314,5 +333,5 @@ def _retrained(of: Group, records: Sequence[Record], shown: Sequence[Column]) ->
         records=records,
         columns=shown,
         cells=cells,
-        seconds=_mean(sorted({s for s in seconds if s is not None})),
+        seconds=_mean(sorted({s for s in seconds if s is not None}), "models"),
     )

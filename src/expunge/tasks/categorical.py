@@ -10,6 +10,9 @@ from torch import Tensor
 from expunge.core import losses
 from expunge.types import Card, Task, later
 
+Objective = Literal["cross_entropy", "hinge", "plain_hinge", "one_vs_rest"]
+SURE = 1e-18  # of 1 less a sigmoid: where it is smaller, derivatives of its logarithm overflow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
@@ -19,9 +22,11 @@ class Classification(Task):
         classes: How many there are.
         weights: Of each class in the training loss; left out, all count alike. Audits
             always see unweighted losses.
-        objective: What training minimises: cross-entropy, or the squared hinge of each class
-            against the rest. Audits see cross-entropy whichever it is.
-        temperature: What the outputs are margins divided by, which matters to the hinge alone:
+        objective: What training minimises: cross-entropy, or a sum over classes, each against
+            the rest, of the squared hinge (`hinge`), the hinge itself (`plain_hinge`), or the
+            log loss of outputs that are logarithms of sigmoids (`one_vs_rest`), which are taken
+            to be surer than 1 - 1e-18 of no class. Audits see cross-entropy whichever it is.
+        temperature: What the outputs are margins divided by, which matters to the hinges alone:
             the softmax of the outputs is the posterior.
     """
 
@@ -29,7 +34,7 @@ class Classification(Task):
 
     classes: int
     weights: tuple[float, ...] | None = None
-    objective: Literal["cross_entropy", "hinge"] = later("cross_entropy")
+    objective: Objective = later("cross_entropy")
     temperature: float = later(1.0)
 
     def __post_init__(self) -> None:
@@ -52,6 +57,12 @@ class Classification(Task):
     def training_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         if self.objective == "hinge":
             return losses.squared_hinge(self.temperature * outputs, y)
+        if self.objective == "plain_hinge":
+            margins = self.temperature * outputs
+            return (1 - torch.where(_own(outputs, y), margins, -margins)).clamp(min=0).sum(-1)
+        if self.objective == "one_vs_rest":
+            rest = (-outputs.clamp(max=-SURE).expm1()).log()
+            return -torch.where(_own(outputs, y), outputs, rest).sum(-1)
         return self.losses(outputs, y)
 
     def divergence(self, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -76,6 +87,11 @@ class Classification(Task):
         if self.weights is None or y.dim() > 1:
             return None
         return torch.tensor(self.weights, device=y.device)[y]
+
+
+def _own(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return which output is that of the record's class."""
+    return y[:, None] == torch.arange(outputs.shape[-1], device=y.device)
 
 
 @dataclass(frozen=True, kw_only=True)
