@@ -15,7 +15,7 @@ from expunge.report.sections import studies
 from expunge.study import forgetting
 from expunge.study import forgetting_tables as tables
 from expunge.study.forgetting import Trial, family, setting, titles, trials, usual
-from expunge.study.forgetting_cells import NAMES, Table, clock, count
+from expunge.study.forgetting_cells import CONTROL, NAMES, Table, clock, count
 from expunge.study.forgetting_tables import Reading
 from expunge.study.published import forsaken as paper
 from expunge.study.summary import summarise
@@ -158,10 +158,53 @@ def test_no_interval_exceeds_the_highest_rate_there_is(one) -> None:
 def test_losses_are_since_the_common_original_even_of_those_with_their_own(one) -> None:
     assert one.drop(one.of("sisa")[0]).value == pytest.approx(0.80 - (0.70 - 0.01))
     assert one.drop(one.of("forsaken")[0]).value == pytest.approx(0.80 - (0.77 - 0.01))
-    # Retrained models of 0.81 and 0.82, less 0.01 a seed.
-    assert one.drop(one.retrained).value == pytest.approx(0.80 - (0.815 - 0.01))
-    assert one.drop(None) is None
+    # Retrained models of 0.81 and 0.82, less 0.01 a seed; the method `retrain` lacks the first.
+    found = one.drop(one.retrained).estimate
+    low, high = stats.t.interval(0.95, 2, loc=-0.005, scale=stats.sem([-0.015, -0.005, 0.005]))
+    assert found.value == pytest.approx(0.80 - (0.815 - 0.01))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (found.basis, found.n) == ("seeds", 3)
+    assert one.drop(one.original) is one.drop(None) is None
     assert one.told(one.original, "test", "accuracy").value == pytest.approx(0.80)
+
+
+@pytest.mark.parametrize("first", ["retrain", "forsaken"])
+def test_models_that_seeds_share_are_a_sample_beside_that_of_the_originals(first) -> None:
+    records = fake.records(("C10.S.",), ("retrain", "forsaken"), seeds=2, models=3, shared=True)
+    records.sort(key=lambda record: record["method"]["name"] != first)
+    before, after = [0.80, 0.84], [0.81, 0.82, 0.83]
+    for record in records:
+        record["findings"][1]["original"]["values"]["test"] = before[record["seed"]]
+    (trial,) = trials(records)
+    found = trial.drop(trial.retrained).estimate
+    theirs = stats.ttest_ind(before, after, equal_var=False).confidence_interval(0.95)
+    assert found.value == pytest.approx(0.0)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert found.basis == "models"
+
+
+def test_the_loss_of_retraining_in_one_seed_is_marked_as_over_its_models() -> None:
+    records = fake.records(("C10.S.",), ("retrain", "forsaken"), seeds=1, models=3)
+    (trial,) = trials(records)
+    found, own = trial.drop(trial.retrained).estimate, [0.81, 0.82, 0.83]
+    low, high = stats.t.interval(0.95, 2, loc=0.80 - 0.82, scale=stats.sem(own))
+    assert found.value == pytest.approx(0.80 - 0.82)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    shown = cell(only(tables.losses(Reading([trial]), "OOD", "Fig. 2")), "C10.S.", CONTROL)
+    assert shown.lines == ("loss -2.0 [-4.5, 0.5]*",)
+    took = cell(only(tables.times(Reading([trial]))), "C10.S.", CONTROL)
+    assert took.lines[0] == "[98.5, 103]*"
+
+
+def test_what_is_told_of_shared_models_is_told_of_every_seed() -> None:
+    records = fake.records(("C10.S.",), ("forsaken",), seeds=2, models=2, shared=True)
+    for answer in records[0]["findings"][0]["retrained"]:
+        answer["warnings"] = [fake.WEAK]
+    (trial,) = trials(records)
+    found = trial.told(trial.retrained, "fr")
+    assert found.warnings == (fake.WEAK,)
+    assert found.variance == pytest.approx(variance([0.90, 0.91, 0.91, 0.92]))
+    assert (found.estimate.basis, found.estimate.n) == ("models", 2)
 
 
 def test_originals_of_their_own_are_no_control_whatever_comes_first() -> None:
@@ -416,11 +459,66 @@ def test_poison_tells_the_recall_of_the_class(made_tables) -> None:
     assert cell(table, line, "original").text == "72.0"
 
 
+def poisoned(recalls, *, counts: bool = True, **settings) -> Trial:
+    """Return a trial of which the unlearned models recall so many of 7 dogs, one per seed."""
+    about = {"rate": 0.02, "flip_from": 5, "flip_to": 3, "of": {"name": "cifar10"}}
+    records = fake.records(
+        ("poisoned",), ("forsaken",), len(recalls), forget="poison", more=about, **settings
+    )
+    for record, right in zip(records, recalls, strict=True):
+        found = record["findings"][1]
+        for answer in (found["unlearned"], *found["retrained"]):
+            answer["arrays"]["per_class_test"][5] = round(right / 7, 5)
+            if counts:
+                matrix = [[0] * 10 for _ in range(10)]
+                matrix[5][5], matrix[5][3] = right, 7 - right
+                answer["arrays"]["confusion_test"] = matrix
+    (trial,) = trials(records)
+    return trial
+
+
+def test_a_recall_stays_one() -> None:
+    trial = poisoned([0, 7, 0])
+    found = tables.recalled(trial, trial.of("forsaken")[0]).estimate
+    assert found.value == pytest.approx(1 / 3)
+    assert (found.low, found.high, found.basis) == (0.0, 1.0, "seeds")
+
+
+@pytest.mark.parametrize("recalls", [[0, 0, 0], [3, 3, 3], [3]])
+def test_a_recall_that_all_seeds_agree_in_has_the_interval_of_its_few_records(recalls) -> None:
+    trial = poisoned(recalls)
+    theirs = stats.binomtest(recalls[0], 7).proportion_ci(0.95, "exact")
+    for row in (trial.of("forsaken")[0], trial.retrained):
+        found = tables.recalled(trial, row).estimate
+        assert found.value == pytest.approx(recalls[0] / 7)
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+        assert found.basis == "records"
+    uncounted = poisoned(recalls, counts=False)
+    found = tables.recalled(uncounted, uncounted.of("forsaken")[0]).estimate
+    assert (found.low, found.basis) == (None, "none")
+
+
+def test_a_recall_of_models_that_seeds_share_is_over_the_models() -> None:
+    trial = poisoned([3, 3], models=2, shared=True)
+    for one in trial.group.records:
+        for answer, value in zip(one["findings"][1]["retrained"], (0.5, 0.6), strict=True):
+            answer["arrays"]["per_class_test"][5] = value
+    found = tables.recalled(trial, trial.retrained).estimate
+    assert found.value == pytest.approx(0.55)
+    assert (found.basis, found.n) == ("models", 2)
+
+
 def test_exposure_stands_beside_the_rate_of_every_model(made_tables) -> None:
     table = made_tables["Fig. 12"]
     assert cell(table, "original", "by rank").text == "11"
     assert cell(table, "forsaken (iterations 20)", "by rank").text == "5"
     assert cell(table, "retrained", "by rank").value == pytest.approx(1.45)
+
+
+def test_exposure_in_one_seed_is_marked_as_over_models_or_records() -> None:
+    table = only(tables.exposures(reading(fake.exposed(1))))
+    assert cell(table, "retrained", "by rank").lines == ("[0.815, 2.09]*",)
+    assert cell(table, "original", "by rank").lines == ("[11, 11]°",)
 
 
 def test_recipes_are_told_beside_the_papers(everything) -> None:

@@ -254,6 +254,52 @@ def test_retrained_models_that_all_seeds_share_count_once():
     assert len(summary.answers(row(table.summarise(own), "retrained"), "accuracy")) == 6
 
 
+def shared(rates):
+    """Return records of the same three retrained models, whose rates differ by seed."""
+    made_up = [made.record("finetune", seed, retrained=3) for seed in range(len(rates[0]))]
+    for seed, one in enumerate(made_up):
+        one["measured"]["retraining_seconds"] = [80.0, 81.0, 82.0]
+        for found, first in zip(one["findings"], made_up[0]["findings"], strict=True):
+            found["retrained"] = [dict(answer) for answer in first["retrained"]]
+            if found["audit"] == "loss_attack":
+                for answer, rate in zip(found["retrained"], rates, strict=True):
+                    answer["values"] = answer["values"] | {"auc": rate[seed]}
+    return made_up
+
+
+def test_shared_models_keep_their_own_spread_where_their_rates_differ_by_seed():
+    rates = np.array([[0.40, 0.44], [0.50, 0.52], [0.61, 0.63]])
+    got = cell(row(table.summarise(shared(rates.tolist())), "retrained"), "auc").estimate
+    (by_model, by_seed) = (
+        np.ptp(stats.t.interval(0.95, len(means) - 1, scale=stats.sem(means))) / 2
+        for means in (rates.mean(1), rates.mean(0))
+    )
+    width = np.hypot(by_model, by_seed)
+    assert got.value == pytest.approx(rates.mean())
+    assert (got.low, got.high) == pytest.approx((rates.mean() - width, rates.mean() + width))
+    assert (got.basis, got.n) == ("models", 3)
+
+
+def test_shared_models_have_the_same_accuracies_in_every_seed_and_count_once():
+    records = shared([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+    both, alone = (row(table.summarise(r), "retrained") for r in (records, records[:1]))
+    assert cell(both, "test").estimate == cell(alone, "test").estimate
+    assert cell(both, "test").estimate.basis == "models"
+
+
+def test_models_of_their_own_in_every_seed_vary_over_seeds():
+    records = [made.record("finetune", seed, retrained=3) for seed in (0, 1)]
+    found = [next(f for f in r["findings"] if f["audit"] == "loss_attack") for r in records]
+    means = [np.mean([a["values"]["auc"] for a in f["retrained"]]) for f in found]
+    got = cell(row(table.summarise(records), "retrained"), "auc").estimate
+    over = student(means, "seeds")
+    assert (got.low, got.high, got.basis) == (
+        pytest.approx(over.low),
+        pytest.approx(over.high),
+        "seeds",
+    )
+
+
 def test_a_control_that_the_first_method_lacks_is_read_from_another():
     first, other = made.record("retrain", 0, retrained=2), made.record("finetune", 0, retrained=3)
     for lacking, whole in zip(first["findings"], other["findings"], strict=True):

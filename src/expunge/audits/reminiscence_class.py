@@ -26,6 +26,8 @@ Departures from the paper:
        retained class was unlearned by wrong labels and its slot cleared, against withheld classes.
        The forgotten class has no part in it.
     7. A black box is copied by asking it about the retained records; the authors synthesise them.
+       A copy learns only what these ask for: where nothing of the forgotten class shows in the
+       answers to them it has none of it, and finds nothing.
 """
 
 import copy

@@ -13,19 +13,20 @@ NAMES = {"forsaken": "Forsaken", "smu": "SMU", "sisa": "SISA", "sisa_dp": "SISA-
 CONTROL = "Full retraining"
 ITERATIONS = "iterations"
 SHARE = Column("", "", "", "%")
+MARKS = {"models": "*", "records": "°"}  # what an interval is over, if not over seeds
 CAPTION = (
     "Rates and accuracies in %, mean [95 % interval]: Student's t over seeds where two or more "
     "differ; * over the retrained models, and where several seeds share these over both (two such "
     "intervals, their reaches in quadrature; of losses of accuracy Welch's, of models and "
     "originals, of which one alone counts as known); ° over the records of one run (bootstrap; of "
     "a class's recall Clopper and Pearson's). Var.: variance over seeds, of retraining over models "
-    "too, in points². FR = (AF - BF) / BT, of the records that the oracle called "
-    "members before (BT), how many more it calls no members after; CFR, the same of retained "
-    "records. More is not better: retraining says what is right. The original has 0 of both. "
-    "Losses of accuracy are in points since before unlearning, where all methods have the one "
-    "original of their seed, SISA too; its rates are about an original of its own. Where a "
-    "method has several settings, tables of methods have those that most data sets share. "
-    "Paper: average / variance as printed, of other networks, data and hardware."
+    "too, in points². FR = (AF - BF) / BT, of the records that the oracle called members before "
+    "(BT), how many more it calls no members after; CFR, the same of retained records. More is "
+    "not better: retraining says what is right. The original has 0 of both. Losses of accuracy "
+    "are in points since before unlearning, where all methods have the one original of their "
+    "seed, SISA too; its rates are about an original of its own. Where a method has several "
+    "settings, tables of methods have those that most data sets share. Paper: average / variance "
+    "as printed, of other networks, data and hardware."
 )
 
 
@@ -152,7 +153,8 @@ def plain(number: Number | None) -> Cell:
     if number is None or number.estimate is None:
         return Cell()
     e = number.estimate
-    ends = () if e.low is None or e.high is None else (f"[{e.low:.3g}, {e.high:.3g}]",)
+    sign = MARKS.get(e.basis, "")
+    ends = () if e.low is None or e.high is None else (f"[{e.low:.3g}, {e.high:.3g}]{sign}",)
     return Cell(f"{e.value:.3g}", e.value, ends)
 
 
@@ -210,5 +212,5 @@ def ran(row: Row) -> str:
 def _ends(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    sign = "*" if estimate.basis == "models" else ""
+    sign = MARKS.get(estimate.basis, "")
     return f"[{clock(max(0.0, estimate.low))}, {clock(estimate.high)}]{sign}"

@@ -29,8 +29,9 @@ MARKS = {"largest": "▲", "smallest": "▽", "": ""}
 KINDS = ("before", "renormed", "after", "gain")
 SHARE = Column("", "", "", "%")
 CAPTION = (
-    "Accuracy in %, mean [95 % interval]: Student's t over seeds where two or more differ; in a "
-    "single run ° over its records (bootstrap), * over the retrained models. ULM: the unlearned "
+    "Accuracy in %, mean [95 % interval]: Student's t over seeds where two or more differ; * over "
+    "the retrained models, and where several seeds share these over both; in a single run ° over "
+    "its records (bootstrap). ULM: the unlearned "
     "model before the attack; in a control's row, that control. BN only: the same model with "
     "BatchNorm statistics of the attacker's images, and nothing trained. RCM: the recalled "
     "model, after the attack. RCM - retrained: minus the mean of the same attack on models "

@@ -30,8 +30,9 @@ from expunge.study.table import NONE, gap, interval, literal
 
 SHARE, TIMES = Column("", "", "", "%"), Column("", "", "")
 CAPTION = (
-    "Mean [95 % interval]: Student's t over seeds where two or more differ; in a single run ° over "
-    "its trials or records (bootstrap), * over the retrained models. Δ: minus the mean of the same "
+    "Mean [95 % interval]: Student's t over seeds where two or more differ; * over the retrained "
+    "models, and where several seeds share these over both; in a single run ° over its trials or "
+    "records (bootstrap). Δ: minus the mean of the same "
     "on retrained models; ≈ in its place: no larger than chance between those makes it. In "
     "italics, what is printed elsewhere, of other models; networks, trainings and machines are not "
     "ours. "

@@ -29,9 +29,9 @@ MARKS = {
     "failed": ("✖", "magenta"),
 }
 CAPTION = (
-    "Mean [95 % interval]: Student's t over seeds where two or more differ; in a single run "
-    "° over its records (bootstrap), * over the retrained models. Δ: minus the mean of "
-    "retraining; ≈ in its place: no larger than chance between retrained models makes it. "
+    "Mean [95 % interval]: Student's t over seeds where two or more differ; * over the retrained "
+    "models, and where several seeds share these over both; in a single run ° over its records "
+    "(bootstrap). Δ: minus the mean of retraining; ≈ in its place: no larger than chance between retrained models makes it. "
     "∅: where records never trained on would put the value, if nothing was retrained. "
     "Damaged: a test accuracy that far below retraining's; a verdict is about forgetting alone."
 )
