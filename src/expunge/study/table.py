@@ -31,7 +31,8 @@ MARKS = {
 CAPTION = (
     "Mean [95 % interval]: Student's t over seeds where two or more differ; * over the retrained "
     "models, and where several seeds share these over both; in a single run ° over its records "
-    "(bootstrap). Δ: minus the mean of retraining; ≈ in its place: no larger than chance between retrained models makes it. "
+    "(bootstrap). Δ: minus the mean of retraining; ≈ in its place: no larger than chance between "
+    "retrained models makes it. "
     "∅: where records never trained on would put the value, if nothing was retrained. "
     "Damaged: a test accuracy that far below retraining's; a verdict is about forgetting alone."
 )
