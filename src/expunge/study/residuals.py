@@ -334,9 +334,14 @@ def assumed(attack: Attack, row: Row | None) -> str:
     )
     rates = ", ".join(f"{rate:g}" for rate in s.get("sweep") or ())
     rate = f"chosen on a surrogate from {rates}" if rates else f"{s.get('lr', 0):g}"
+    told = answers(row, attack.label) if row else []
+    courses = next((c for a in told if (c := a["arrays"].get("trajectories"))), None)
+    steps = f"{len(courses[0])}" if courses else f"at most {s.get('steps', 0)}"
+    asked = f"{s['asked']} of them" if s.get("asked") else "all of them"
     return (
-        f"The attacker has {reach}, {100 * s.get('share', 0):g} % of the class's records, retained "
-        f"records ({s.get('retained', 0)} beside each candidate) and the vacated slot; at most "
-        f"{s.get('steps', 0)} steps at learning rate {rate}. {members} trials on the forgotten "
-        f"class, {others} on classes never trained on, for each model."
+        f"The attacker has {reach}, {100 * s.get('share', 0):g} % of the class's records, the "
+        f"vacated slot and retained records. {steps} steps at learning rate {rate} each show one "
+        f"candidate beside {s.get('retained', 0)} of these; {asked} are asked about after each "
+        f"step. {members} trials on the forgotten class, {others} on classes never trained on, for "
+        "each model."
     )
