@@ -72,6 +72,7 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone(method, pose
     assert same(first, method(original, request, seed=3).model)
 
 
+@pytest.mark.slow
 @each_method
 def test_one_forgotten_record_is_forgotten_or_the_method_refuses(method, posed):
     original, request = prepare(method, posed)
