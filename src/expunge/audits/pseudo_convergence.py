@@ -227,8 +227,7 @@ class PseudoConvergence(Audit):
             values[f"{name}_error"] = float(found.double().std(correction=0)) / len(y) ** 0.5
         sets = {"forget": forget, "retain": retain, "test": case.test}
         for name, data in sets.items():
-            said, right = subject.said(data, request.task)
-            values[f"accuracy_{name}"] = float((said == right).double().mean())
+            values[f"accuracy_{name}"] = float(subject.right(data, request.task).mean())
         arrays: dict[str, Tensor] = {}
         if geometry.alike(network, case.original.model):  # an ensemble and a network are not
             loss = partial(self._loss, case=case, data=retain)

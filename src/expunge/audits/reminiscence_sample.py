@@ -185,8 +185,7 @@ class ReminiscenceSample(Audit):
         told: dict[str, Tensor] = {}
         for name, model in (("before", network), ("after", tuned)):
             told[name] = margins(WhiteBox(model), case, sets, self.seed)
-            said, y = WhiteBox(model).said(request.forget, request.task)
-            told[f"right_{name}"] = (said == y).double()
+            told[f"right_{name}"] = WhiteBox(model).right(request.forget, request.task)
         return told
 
 

@@ -161,17 +161,18 @@ class SMU(Method):
                 "train for fewer epochs, or a smaller network",
             )
             states = [state_of(model)]
-            rates = Multipliers(model, data.steps(recipe.descent.batch_size))
+            steps = data.steps(recipe.descent.batch_size)
+            rates = Multipliers(model, steps) if adaptive else None
             teach(
                 model,
                 recipe,
                 data,
                 generator(seed, "order"),
                 watch=lambda copied, _: states.append(state_of(copied)),
-                after=rates.after if adaptive else None,
+                after=rates.after if rates else None,
             )
         kept = {f"{n}/{k}": v for n, state in enumerate(states[:epochs]) for k, v in state.items()}
-        for epoch, sums in enumerate(rates.sums):
+        for epoch, sums in enumerate(rates.sums if rates else ()):
             kept |= {f"rates/{epoch}/{k}": v.cpu() for k, v in sums.items()}
         return model.eval(), kept
 
